@@ -1,0 +1,6 @@
+"""recast-ref: group RL, repair and contrast for generative recommendation (ReCast, arXiv 2604.22169).
+
+``recast_ref.reference`` is the readable PyTorch version. ``recast_ref.lab`` trains on it (extra ``lab``).
+"""
+
+__version__ = "0.1.0"

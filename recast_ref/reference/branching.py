@@ -1,0 +1,37 @@
+"""Branch point: where the negative leaves the positive (ours, not in the paper; RAD-DPO, arXiv 2602.23964, for DPO).
+
+The hardest negative is the one that shares the most leading codes with the positive. On those shared tokens ``+w`` and
+``-w`` cancel, so the published pair teaches only the codes after the split. If the negative counts only from its branch
+point on, the shared codes keep the positive's signal::
+
+    positive     12   7  201      advantage  +w  +w  +w
+    negative     12   7   40      advantage   0   0  -w
+"""
+
+from .._checks import Arguments
+
+
+def branch_mask(positive_tokens, negative_tokens):
+    """True from the first token where the negative leaves the positive; all False if it never does.
+
+    Multiply the negative's advantage by it to get per-token advantages ``(B, T)`` for
+    :func:`~recast_ref.reference.policy_loss`.
+
+    Args:
+        positive_tokens: int64 ``(..., T)``.
+        negative_tokens: int64, same shape and device.
+
+    Returns:
+        bool, same shape.
+
+    Raises:
+        TypeError, ValueError: wrong type, dtype, shape or device, naming the argument.
+
+    Example:
+        >>> branch_mask(torch.tensor([12, 7, 201]), torch.tensor([12, 7, 40]))
+        tensor([False, False,  True])
+    """
+    arguments = Arguments()
+    arguments.tensor("positive_tokens", positive_tokens, "... T", "int64")
+    arguments.tensor("negative_tokens", negative_tokens, "... T", "int64")
+    return (positive_tokens != negative_tokens).cumsum(dim=-1) > 0

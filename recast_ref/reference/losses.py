@@ -1,0 +1,169 @@
+"""The policy loss that the advantages feed: clipped surrogate plus KL, unchanged by ReCast (the paper keeps the outer objective).
+
+Per token, with ``ratio = exp(logp - old_logp)`` and advantage ``A``::
+
+    policy = max(-A * ratio, -A * clip(ratio, 1 - clip_low, 1 + clip_high))
+    policy = min(policy, -A * dual_clip)                      where A < 0
+    kl     = exp(ref_logp - logp) - (ref_logp - logp) - 1     the k3 estimator, "low_var_kl"
+
+Token losses are then averaged over the unmasked tokens, and ``loss = policy + kl_coef * kl``.
+"""
+
+from typing import NamedTuple
+
+import torch
+
+from .._checks import Arguments, number, refuse
+
+AGGREGATES = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum")
+
+
+class PolicyLoss(NamedTuple):
+    """0-d tensors. Only ``loss``, ``policy`` and ``kl`` carry a gradient."""
+
+    loss: torch.Tensor  # policy + kl_coef * kl
+    policy: torch.Tensor  # the clipped surrogate
+    kl: torch.Tensor  # k3 estimate of KL(policy || reference), 0 without ref_logps
+    clip_fraction: torch.Tensor  # share of unmasked tokens where the clipped term is the larger one
+
+
+def token_logps(logits, tokens):
+    """Log-probability of each token under the softmax of its logits.
+
+    Args:
+        logits: floating ``(..., T, V)``. ``-inf`` marks a token that cannot occur.
+        tokens: int64 ``(..., T)``, values in ``[0, V)``.
+
+    Returns:
+        ``(..., T)``: float32, or float64 for float64 logits. Half-precision logits are summed in float32, because a ratio
+        of probabilities needs more digits than they have.
+
+    Raises:
+        TypeError, ValueError: wrong type, dtype, shape or device, or a token outside the vocabulary.
+
+    Source: verl ``logprobs_from_logits``, TRL ``selective_log_softmax``.
+    """
+    arguments = Arguments()
+    arguments.tensor("logits", logits, "... T V", "floating")
+    arguments.tensor("tokens", tokens, "... T", "int64")
+    refuse("tokens", (tokens < 0) | (tokens >= logits.shape[-1]), tokens, f"values in [0, V={logits.shape[-1]})")
+    if logits.dtype != torch.float64:
+        logits = logits.float()
+    chosen = logits.gather(dim=-1, index=tokens[..., None]).squeeze(-1)
+    return chosen - logits.logsumexp(dim=-1)
+
+
+def policy_loss(
+    logps,
+    old_logps,
+    advantages,
+    mask,
+    ref_logps=None,
+    clip_low=0.2,
+    clip_high=0.28,
+    dual_clip=3.0,
+    kl_coef=0.0,
+    aggregate="token-mean",
+):
+    """Clipped policy loss with dual clip and KL penalty, as verl computes it, clamps included.
+
+    Args:
+        logps: floating ``(B, T)``, log-probs of the tokens under the policy being trained.
+        old_logps: floating ``(B, T)``, under the policy that sampled them (for an anchor: one teacher-forced pass).
+        advantages: floating ``(B,)``, or ``(B, T)`` to weigh tokens.
+        mask: ``(B, T)``, bool or 0/1; what is masked has no influence, whatever its value, NaN included.
+        ref_logps: floating ``(B, T)``, under the frozen reference policy; needed where ``kl_coef`` > 0.
+        clip_low, clip_high: the ratio is clipped to ``[1 - clip_low, 1 + clip_high]``; both >= 0.
+        dual_clip: > 1, bound on ``ratio`` where the advantage is negative.
+        kl_coef: >= 0.
+        aggregate: ``"token-mean"`` over all tokens; ``"seq-mean-token-mean"`` and ``"seq-mean-token-sum"`` reduce each
+            row first, then average the rows that have an unmasked token.
+
+    Returns:
+        :class:`PolicyLoss` ``(loss, policy, kl, clip_fraction)``. A batch with nothing unmasked gives 0, with a gradient
+        of 0.
+
+    Raises:
+        TypeError, ValueError: wrong type, dtype, shape, device or value, naming the argument.
+
+    Source: verl 0.9.1, ``core_algos.compute_policy_loss_vanilla``, ``kl_penalty("low_var_kl")`` and ``agg_loss``.
+    """
+    arguments = Arguments()
+    arguments.tensor("logps", logps, "B T", "floating")
+    arguments.tensor("old_logps", old_logps, "B T", "floating")
+    if isinstance(advantages, torch.Tensor) and advantages.dim() == 1:
+        arguments.tensor("advantages", advantages, "B", "floating")
+        advantages = advantages[:, None].expand_as(logps)
+    else:
+        arguments.tensor("advantages", advantages, "B T", "floating")
+    arguments.tensor("mask", mask, "B T", "0/1")
+    refuse("mask", (mask != 0) & (mask != 1), mask, "only 0 and 1")
+    if ref_logps is not None:
+        arguments.tensor("ref_logps", ref_logps, "B T", "floating")
+    number("clip_low", clip_low, low=0)
+    number("clip_high", clip_high, low=0)
+    number("dual_clip", dual_clip, low=1, include_low=False)
+    if number("kl_coef", kl_coef, low=0) > 0 and ref_logps is None:
+        raise ValueError(f"ref_logps: needed for kl_coef={kl_coef}, got None; pass them, or kl_coef=0")
+    if aggregate not in AGGREGATES:
+        raise ValueError(f"aggregate: expected one of {', '.join(AGGREGATES)}, got {aggregate!r}")
+
+    mask = mask.bool()
+
+    def unmasked(x):  # before any arithmetic: a gradient through exp(nan) * 0 would be nan
+        return torch.where(mask, x, 0.0)
+
+    logps, advantages = unmasked(logps), unmasked(advantages.detach())
+    ratio = (logps - unmasked(old_logps.detach())).clamp(-20, 20).exp()
+    unclipped = -advantages * ratio
+    clipped = -advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
+    policy = torch.maximum(unclipped, clipped)
+    policy = torch.where(advantages < 0, torch.minimum(policy, -advantages * dual_clip), policy)
+    policy = _aggregate(policy, mask, aggregate)
+
+    if ref_logps is None:
+        kl = policy.new_zeros(())
+    else:
+        log_ratio = (unmasked(ref_logps.detach()) - logps).clamp(-20, 20)
+        kl = _aggregate((log_ratio.exp() - log_ratio - 1).clamp(-10, 10), mask, aggregate)
+
+    clip_fraction = _aggregate((clipped > unclipped).to(policy.dtype), mask, "token-mean")
+    return PolicyLoss(policy + kl_coef * kl, policy, kl, clip_fraction)
+
+
+def logits_loss(
+    logits,
+    tokens,
+    old_logps,
+    advantages,
+    mask,
+    ref_logps=None,
+    clip_low=0.2,
+    clip_high=0.28,
+    dual_clip=3.0,
+    kl_coef=0.0,
+    aggregate="token-mean",
+):
+    """:func:`policy_loss` of :func:`token_logps`: from logits ``(B, T, V)`` and tokens ``(B, T)`` to the loss.
+
+    Args, returns and errors are those of the two functions it composes.
+    """
+    arguments = Arguments()
+    arguments.tensor("logits", logits, "B T V", "floating")
+    arguments.tensor("tokens", tokens, "B T", "int64")
+    logps = token_logps(logits, tokens)
+    return policy_loss(
+        logps, old_logps, advantages, mask, ref_logps, clip_low, clip_high, dual_clip, kl_coef, aggregate
+    )
+
+
+def _aggregate(values, mask, how):
+    """Reduce ``(B, T)`` values, 0 where masked, to one number; 0 if nothing is unmasked."""
+    values = torch.where(mask, values, 0.0)
+    tokens = mask.sum(dim=1)
+    if how == "token-mean":
+        return values.sum() / tokens.sum().clamp(min=1)
+    rows = values.sum(dim=1)
+    if how == "seq-mean-token-mean":
+        rows = rows / tokens.clamp(min=1)
+    return rows.sum() / (tokens > 0).sum().clamp(min=1)

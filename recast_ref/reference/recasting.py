@@ -1,0 +1,49 @@
+"""ReCast: repair, then contrast (arXiv 2604.22169)."""
+
+from typing import NamedTuple
+
+import torch
+
+from .._checks import group_tensors
+from .contrasting import contrast
+from .repairing import repair
+
+
+class ReCast(NamedTuple):
+    """Which response the anchor replaces, and the pair each group is updated on."""
+
+    slot: torch.Tensor  # int64 (Q,): where the anchor goes, -1 where the group is untouched
+    positive: torch.Tensor  # int64 (Q,): i+, -1 where the group is skipped
+    negative: torch.Tensor  # int64 (Q,): i-, -1 where the group is skipped
+    advantages: torch.Tensor  # (Q, G): +weight at i+, -negative_weight at i-, else 0
+
+
+def recast(rewards, scores, repairable=None, weight=1.0, negative_weight=None, tie_break=None):
+    """Turn groups of any regime into pairs: :func:`~.repair` where there is no hit, then :func:`~.contrast`.
+
+    A group is skipped (``positive = negative = -1``) if it has no hit and cannot be repaired, if every response hits, or
+    if it is a group of one: then no pair exists.
+
+    Args:
+        rewards: floating ``(Q, G)``, finite and >= 0.
+        scores: floating ``(Q, G)``, structural scores ``u``, no NaN.
+        repairable: bool ``(Q,)``, False where the prompt has no usable target. Default: all True.
+        weight: ``w`` > 0, the positive's advantage.
+        negative_weight: ``w_neg`` >= 0; default ``weight``, as published.
+        tie_break: floating ``(Q, G)``, no NaN; ties go to the largest key, else to the lowest index.
+
+    Returns:
+        :class:`ReCast` ``(slot, positive, negative, advantages)``.
+
+    Raises:
+        TypeError, ValueError: wrong type, dtype, shape, device or value, naming the argument.
+
+    Example:
+        >>> recast(torch.zeros(1, 3), torch.tensor([[0.1, 0.0, 0.01]]))
+        ReCast(slot=tensor([1]), positive=tensor([1]), negative=tensor([0]), advantages=tensor([[-1.,  1.,  0.]]))
+
+    Source: arXiv 2604.22169, the repair-then-contrast framework.
+    """
+    group_tensors(rewards, scores, repairable, tie_break)
+    slot, rewards, scores = repair(rewards, scores, repairable, tie_break)
+    return ReCast(slot, *contrast(rewards, scores, weight, negative_weight, tie_break))
