@@ -1,0 +1,119 @@
+"""The arms of the comparison: what each learns from the same rollouts.
+
+An arm turns a batch of groups into a :class:`Signal`. All but ``sft`` then take the same update (``training.py``).
+"""
+
+from dataclasses import dataclass
+from typing import Callable, NamedTuple
+
+import torch
+
+from .. import reference
+
+
+class Groups(NamedTuple):
+    """Rollouts of Q prompts and what they are worth."""
+
+    responses: torch.Tensor  # int64 (Q, G, L)
+    rewards: torch.Tensor  # (Q, G): r
+    scores: torch.Tensor  # (Q, G): u
+    targets: torch.Tensor  # int64 (Q, L): the ground truth
+    tie_break: torch.Tensor  # (Q, G): random keys
+
+
+class Signal(NamedTuple):
+    """What enters the update. Responses that are not here cost nothing: no old, reference or actor pass sees them."""
+
+    prompts: torch.Tensor  # int64 (N,): which of the Q prompts are updated on
+    responses: torch.Tensor  # int64 (N, W, L): W_update responses of each
+    advantages: torch.Tensor  # (N, W, L): per token
+    repaired: torch.Tensor  # bool (Q,): which groups an anchor was put into
+
+
+def score(responses, targets, tie_break):
+    """Reward and rank rollouts that name one SID each."""
+    predictions, wanted = responses[:, :, None], targets[:, None]
+    return Groups(
+        responses,
+        reference.hit_rewards(predictions, wanted),
+        reference.structural_scores(predictions, wanted),
+        targets,
+        tie_break,
+    )
+
+
+def grpo(groups):
+    """OpenOneRec-RL: the whole group, normalised. An all-zero group has no advantage but still pays its KL."""
+    return _whole(groups.responses, reference.group_advantages(groups.rewards), slot=None)
+
+
+def repair(groups):
+    """Repair without contrast: the whole group, normalised, with an anchor where there was no hit."""
+    fixed = reference.repair(groups.rewards, groups.scores, tie_break=groups.tie_break)
+    responses = place_anchor(groups.responses, fixed.slot, groups.targets)
+    return _whole(responses, reference.group_advantages(fixed.rewards), fixed.slot)
+
+
+def contrast(groups):
+    """Contrast without repair: the pair of each group that has a hit; all-zero groups are skipped."""
+    pair = reference.contrast(groups.rewards, groups.scores, tie_break=groups.tie_break)
+    return _pair(groups.responses, pair.positive, pair.negative, slot=None)
+
+
+def recast(groups):
+    """ReCast as published: repair, then the pair with +1 and -1."""
+    picked = reference.recast(groups.rewards, groups.scores, tie_break=groups.tie_break)
+    responses = place_anchor(groups.responses, picked.slot, groups.targets)
+    return _pair(responses, picked.positive, picked.negative, picked.slot)
+
+
+def recast_branch(groups):
+    """ReCast, with the negative counting only from the code where it leaves the positive."""
+    signal = recast(groups)
+    own = reference.branch_mask(signal.responses[:, 0], signal.responses[:, 1])
+    positive, negative = signal.advantages.unbind(dim=1)
+    return signal._replace(advantages=torch.stack([positive, negative * own], dim=1))
+
+
+def place_anchor(responses, slot, targets):
+    """Responses ``(Q, G, L)`` with the ground truth ``(Q, L)`` at ``slot (Q,)``, where that is not -1."""
+    is_slot = torch.arange(responses.shape[1]) == slot[:, None]
+    return torch.where(is_slot[..., None], targets[:, None], responses)
+
+
+def _whole(responses, advantages, slot):
+    q, _, levels = responses.shape
+    repaired = torch.zeros(q, dtype=torch.bool) if slot is None else slot >= 0
+    return Signal(torch.arange(q), responses, advantages[..., None].expand(-1, -1, levels), repaired)
+
+
+def _pair(responses, positive, negative, slot):
+    levels = responses.shape[2]
+    prompts = (positive >= 0).nonzero().squeeze(1)  # skipped groups are dropped
+    rows = torch.stack([positive, negative], dim=1)[prompts]
+    advantages = torch.tensor([1.0, -1.0])[:, None].expand(len(prompts), 2, levels)
+    repaired = torch.zeros(len(responses), dtype=torch.bool) if slot is None else slot >= 0
+    return Signal(prompts, responses[prompts[:, None], rows], advantages, repaired)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of the table."""
+
+    name: str
+    title: str
+    learning_rate: float  # the best on validation of those tried
+    signal: Callable[[Groups], Signal] | None  # None: no rollouts, learn the ground truth
+
+
+ARMS = {
+    arm.name: arm
+    for arm in (
+        Arm("grpo", "GRPO (OpenOneRec-RL)", 3e-4, grpo),
+        Arm("recast", "ReCast as published", 1e-3, recast),
+        Arm("recast-branch", "ReCast + branch point", 1e-3, recast_branch),
+        Arm("repair", "repair only", 1e-3, repair),
+        Arm("contrast", "contrast only", 1e-3, contrast),
+        Arm("sft", "SFT on the same prompts", 1e-3, None),
+    )
+}

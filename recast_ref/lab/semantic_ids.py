@@ -1,0 +1,73 @@
+"""Semantic IDs: the catalogue's trie, and how to make SIDs for items that have none."""
+
+import numpy as np
+import torch
+
+
+class Trie:
+    """All SIDs of a catalogue, level by level, as tables that index with tensors.
+
+    ``children[l][node, code]`` is the node reached from a node of level ``l`` by the code, or -1 where no item lies.
+    The nodes of the last level are the distinct SIDs, in lexicographic order. The tables are dense, nodes x codes:
+    right for catalogues of thousands of items, not of millions.
+
+    Args:
+        sids: int64 ``(items, L)``.
+        codes: codes per level; default: the largest code + 1.
+    """
+
+    def __init__(self, sids, codes=None):
+        self.sids = torch.from_numpy(np.unique(sids, axis=0))
+        self.levels = self.sids.shape[1]
+        self.codes = int(self.sids.max()) + 1 if codes is None else codes
+        self.children = []
+        parent = torch.zeros(len(self.sids), dtype=torch.int64)
+        for level in range(self.levels):
+            code = self.sids[:, level]
+            _, node = torch.unique(parent * self.codes + code, return_inverse=True)
+            table = torch.full((int(parent.max()) + 1, self.codes), -1)
+            table[parent, code] = node
+            self.children.append(table)
+            parent = node
+
+    def __len__(self):
+        return len(self.sids)
+
+    def path(self, responses):
+        """The node each code is chosen at: int64 ``(..., L)``, 0 (the root) first. Raises for a SID outside the catalogue."""
+        nodes = [torch.zeros_like(responses[..., 0])]
+        for level in range(self.levels):
+            nodes.append(self.children[level][nodes[-1], responses[..., level]])
+            if (nodes[-1] < 0).any():
+                lost = responses[nodes[-1] < 0][0].tolist()
+                raise ValueError(f"responses: expected SIDs of the catalogue, got {tuple(lost)}")
+        return torch.stack(nodes[:-1], dim=-1)
+
+
+def residual_kmeans(vectors, levels=3, codes=64, seed=0):
+    """SIDs by residual quantisation: k-means, then k-means on what is left over, and so on.
+
+    Args:
+        vectors: float ``(items, d)``.
+        levels: codes per SID.
+        codes: clusters per level, at most the number of items.
+        seed: of the k-means initialisations.
+
+    Returns:
+        int64 ``(items, levels)``. Items may collide; nothing is done about it here.
+    """
+    from sklearn.cluster import KMeans  # heavy; only this way of making SIDs needs it
+
+    residual = np.asarray(vectors, dtype=np.float64)
+    sids = []
+    for level in range(levels):
+        clusters = KMeans(n_clusters=min(codes, len(residual)), n_init=1, random_state=seed + level).fit(residual)
+        sids.append(clusters.labels_)
+        residual = residual - clusters.cluster_centers_[clusters.labels_]
+    return np.stack(sids, axis=1).astype(np.int64)
+
+
+def collisions(sids):
+    """How many items share their SID with another item."""
+    _, counts = np.unique(sids, axis=0, return_counts=True)
+    return int(counts[counts > 1].sum())

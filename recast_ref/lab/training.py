@@ -1,0 +1,267 @@
+"""Training: a base policy by supervised learning, then one arm's updates on top of it.
+
+One step: ``batch`` prompts are rolled out by the current policy, the arm makes its signal, old and reference log-probs
+are computed on the responses that the signal kept, and the policy takes one optimizer update per minibatch.
+"""
+
+import time
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+
+from .. import reference
+from . import checkpoints
+from .arms import ARMS, score
+from .audit import audit
+from .evaluation import evaluate, response_logps, tensors
+from .memory import PeakBytes
+from .policy import Policy
+from .rollouts import beam, sample
+from .semantic_ids import Trie
+from .worlds import HISTORY
+
+WARMUP = 5  # updates
+GRADIENT_CLIP = 1.0
+KL_COEF = 0.001
+MINIBATCHES = 2  # optimizer updates per batch of rollouts
+BASE_MINIBATCH, BASE_EPOCHS, BASE_LEARNING_RATE = 8, 3, 1e-3
+
+
+def prompts_of(world, settings, seed):
+    """The training pairs of this seed: those the base sees, and those every arm sees, in order."""
+    order = np.random.default_rng(seed).permutation(len(world.train))
+    base, rest = order[: world.base_pairs], order[world.base_pairs :]
+    return world.train[base], world.train[rest[: settings.prompts]]
+
+
+def new_policy(world, seed):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Policy(Trie(world.sids), HISTORY)
+
+
+def new_optimizer(policy, learning_rate):
+    optimizer = torch.optim.AdamW(policy.parameters(), learning_rate)
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: min(1.0, (n + 1) / WARMUP))
+
+
+def train_base(world, settings, seed, path, on_progress):
+    """Train the base policy on few pairs, evaluate it, save both. Does nothing if ``path`` is there."""
+    if path.exists():
+        return
+    policy = new_policy(world, seed)
+    history, targets = tensors(world, prompts_of(world, settings, seed)[0])
+    optimizer, schedule = new_optimizer(policy, BASE_LEARNING_RATE)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(BASE_EPOCHS):
+        for rows in torch.randperm(len(history), generator=generator).split(MINIBATCHES * BASE_MINIBATCH):
+            supervised_update(policy, optimizer, schedule, history[rows], targets[rows])
+    on_progress(0.5)
+    test = world.test[: settings.test_prompts]
+    final = evaluate(policy, policy, *tensors(world, test))
+    checkpoints.save(path, {"policy": policy.state_dict(), "final": final})
+
+
+class Run:
+    """One arm with one seed: it can be stopped after any evaluation and continued to the same numbers."""
+
+    def __init__(self, world, settings, arm, seed, base_path):
+        self.world, self.settings, self.arm, self.seed = world, settings, ARMS[arm], seed
+        self.policy, self.base = new_policy(world, seed), new_policy(world, seed)
+        for policy in (self.policy, self.base):
+            policy.load_state_dict(checkpoints.load(base_path)["policy"])
+        self.optimizer, self.schedule = new_optimizer(self.policy, settings.learning_rate or self.arm.learning_rate)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.pairs = prompts_of(world, settings, seed)[1]
+        self.history, self.targets = tensors(world, self.pairs)
+        # Other prompts for each seed: the mean over seeds then rests on more of them.
+        order = np.random.default_rng(seed).permutation(len(world.valid))
+        self.validation = tensors(world, world.valid[order[: settings.valid_prompts]])
+        self.steps = -(-len(self.pairs) // settings.batch)
+        self.evaluate_after = evaluation_steps(self.steps)
+        self.step, self.rollouts, self.curve = 0, 0, []
+        self.repaired = torch.zeros(len(self.pairs), dtype=torch.bool)
+        self.skipped = 0
+        self._fresh_window()
+
+    def _fresh_window(self):
+        """What is averaged between two evaluations."""
+        self.regimes, self.norms, self.seconds, self.peak = torch.zeros(3, dtype=torch.int64), [], [], None
+
+    def state(self):
+        return {
+            "policy": self.policy.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "generator": self.generator.get_state(),
+            "step": self.step,
+            "rollouts": self.rollouts,
+            "curve": self.curve,
+            "repaired": self.repaired,
+            "skipped": self.skipped,
+        }
+
+    def restore(self, state):
+        self.policy.load_state_dict(state["policy"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.generator.set_state(state["generator"])
+        for name in ("step", "rollouts", "curve", "repaired", "skipped"):
+            setattr(self, name, state[name])
+
+    def train(self, path, on_progress):
+        """Train to the end, with a checkpoint at ``path`` after every evaluation.
+
+        Returns:
+            the record for results.json. Its ``final`` has the quality metrics over the test pairs, where ``curve`` has them
+            over validation pairs; the seconds and bytes of an update over the whole run; the rest as in the last of
+            ``curve``, whose regimes, gradient norm, seconds and bytes are over the steps since the evaluation before.
+        """
+        if path.exists():
+            state = checkpoints.load(path)
+            if "record" in state:
+                on_progress(1.0)
+                return state["record"]
+            self.restore(state)
+        if not self.curve:
+            self._evaluate(path)
+        while self.step < self.steps:
+            self._train_step()
+            if self.step in self.evaluate_after:
+                self._evaluate(path)
+            on_progress(self.step / (self.steps + 1))
+        test = self.world.test[: self.settings.test_prompts]
+        final = {**self.curve[-1], **evaluate(self.policy, self.base, *tensors(self.world, test))}
+        for name, summary in (("actor_update_seconds", np.median), ("peak_update_bytes", max)):
+            measured = [point[name] for point in self.curve if point[name] is not None]
+            final[name] = type(measured[0])(summary(measured)) if measured else None
+        record = {
+            "final": final,
+            "curve": self.curve,
+            "audit": audit(self.world, self.pairs, self.repaired.numpy()) if self.repaired.any() else None,
+            "skipped_groups": self.skipped,
+        }
+        checkpoints.save(path, {"record": record})
+        on_progress(1.0)
+        return record
+
+    def _evaluate(self, path):
+        measured = {
+            "step": self.step,
+            "rollouts": self.rollouts,
+            **evaluate(self.policy, self.base, *self.validation),
+            "regimes": None,
+            "grad_norm": _mean(self.norms),
+            "actor_update_seconds": float(np.median(self.seconds)) if self.seconds else None,
+            "peak_update_bytes": self.peak,
+        }
+        if groups := int(self.regimes.sum()):
+            shares = (self.regimes / groups).tolist()
+            measured["regimes"] = dict(zip(("all_zero", "single_hit", "multi_hit"), shares))
+        self.curve.append(measured)
+        self._fresh_window()
+        checkpoints.save(path, self.state())
+
+    def _train_step(self):
+        first = self.step * self.settings.batch
+        rows = torch.arange(first, min(first + self.settings.batch, len(self.pairs)))
+        if self.arm.signal is None:
+            update, work, kept = supervised_update, (self.targets[rows],), len(rows)
+        else:
+            signal = self._roll_out(rows)
+            update, work, kept = policy_update, (signal, self.base), len(signal.prompts)
+        # Counting bytes slows a step down: it is done in one step after each evaluation, and that step is not timed.
+        counting = self.peak is None and kept > 0
+        with PeakBytes() if counting else nullcontext() as memory:
+            start = time.perf_counter()
+            self.norms += update(self.policy, self.optimizer, self.schedule, self.history[rows], *work)
+            seconds = time.perf_counter() - start
+        if counting:
+            self.peak = memory.peak
+        else:
+            self.seconds.append(seconds)
+        self.step += 1
+
+    def _roll_out(self, rows):
+        history, targets, size = self.history[rows], self.targets[rows], self.settings.group_size
+        if self.settings.rollout == "beam":
+            responses = beam(self.policy, history, size).responses
+        else:
+            responses = sample(self.policy, history, size, self.generator).responses
+        self.rollouts += len(rows) * size
+        tie_break = torch.rand(len(rows), size, generator=self.generator)
+        groups = score(responses, targets, tie_break)
+        signal = self.arm.signal(groups)
+        self.regimes += reference.group_regimes(groups.rewards).bincount(minlength=3)
+        self.repaired[rows] = signal.repaired
+        self.skipped += len(rows) - len(signal.prompts)
+        return signal
+
+
+def supervised_update(policy, optimizer, schedule, history, targets):
+    """Learn the ground truth of a batch of prompts. Returns the gradient norm of each optimizer update."""
+    norms = []
+    for rows in torch.arange(len(history)).chunk(MINIBATCHES):
+        loss = -response_logps(policy, history[rows], targets[rows, None]).mean()
+        norms.append(optimizer_step(policy, optimizer, schedule, loss))
+    return norms
+
+
+def policy_update(policy, optimizer, schedule, history, signal, base, share_prompt=True):
+    """Learn a signal of a batch of prompts: old and reference log-probs, then one optimizer update per minibatch.
+
+    Everything here sees only the responses in the signal; its time is the ``actor_update_seconds`` of the results.
+
+    Args:
+        history: int64 ``(Q, P, L)``.
+        signal: :class:`~recast_ref.lab.arms.Signal` over these prompts.
+        base: the frozen reference policy.
+        share_prompt: as in :meth:`Policy.logits`.
+
+    Returns:
+        list of gradient norms, before clipping.
+    """
+    norms = []
+    if not len(signal.prompts):
+        return norms
+    with torch.no_grad():
+        old, ref = (response_logps(p, history[signal.prompts], signal.responses, share_prompt) for p in (policy, base))
+    for prompts in torch.arange(len(history)).chunk(MINIBATCHES):
+        rows = torch.isin(signal.prompts, prompts).nonzero().squeeze(1)
+        if not len(rows):
+            continue  # every group was skipped: nothing to learn, and no KL to pay
+        responses = signal.responses[rows]
+        logits = policy.logits(history[signal.prompts[rows]], responses, share_prompt)
+        loss = reference.logits_loss(
+            *(x.flatten(0, 1) for x in (logits, responses, old[rows], signal.advantages[rows])),
+            mask=torch.ones_like(responses, dtype=torch.bool).flatten(0, 1),
+            ref_logps=ref[rows].flatten(0, 1),
+            kl_coef=KL_COEF,
+        ).loss
+        norms.append(optimizer_step(policy, optimizer, schedule, loss))
+    return norms
+
+
+def optimizer_step(policy, optimizer, schedule, loss):
+    """One update. Returns the gradient norm before clipping."""
+    optimizer.zero_grad()
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), GRADIENT_CLIP)
+    optimizer.step()
+    schedule.step()
+    return norm.item()
+
+
+def evaluation_steps(steps):
+    """After which steps to evaluate: often at first, where quality rises fastest. At least two steps lie between."""
+    wanted = (0.03, 0.06, 0.1, 0.15, 0.25, 0.4, 0.55, 0.7, 0.85)
+    chosen = []
+    for step in (round(share * steps) for share in wanted):
+        if step - (chosen[-1] if chosen else 0) >= 2 and steps - step >= 2:
+            chosen.append(step)
+    return {*chosen, steps}
+
+
+def _mean(values):
+    return float(np.mean(values)) if values else None
