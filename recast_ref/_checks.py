@@ -45,18 +45,17 @@ class Arguments:
         return value
 
     def _shape_agrees(self, shape, letters):
-        shape = tuple(shape)
+        shape, sizes = tuple(shape), dict(self.sizes)
         if letters[0] == "...":
             letters = letters[1:]
-            if len(shape) < len(letters):
-                return False
             cut = len(shape) - len(letters)
-            if self.sizes.setdefault("...", shape[:cut]) != shape[:cut]:
+            if cut < 0 or sizes.setdefault("...", shape[:cut]) != shape[:cut]:
                 return False
             shape = shape[cut:]
-        return len(shape) == len(letters) and all(
-            self.sizes.setdefault(letter, size) == size for letter, size in zip(letters, shape)
-        )
+        if len(shape) != len(letters) or any(sizes.setdefault(n, size) != size for n, size in zip(letters, shape)):
+            return False
+        self.sizes = sizes
+        return True
 
     def _describe(self, dims):
         letters = dims.split()

@@ -54,7 +54,7 @@ def group_advantages(rewards, normalize=True, eps=1e-6):
     group_tensors(rewards)
     number("eps", eps, low=0)
     rewards = rewards.detach()
-    if rewards.shape[1] <= 1:
+    if rewards.shape[1] <= 1 or len(rewards) == 0:
         mean, std = rewards.new_zeros(()), rewards.new_ones(())
     else:
         mean, std = rewards.mean(dim=1, keepdim=True), rewards.std(dim=1, keepdim=True)

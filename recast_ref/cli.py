@@ -1,0 +1,138 @@
+"""The command line: ``recast-ref compare | explain | info``."""
+
+import argparse
+import difflib
+import importlib.util
+import sys
+
+LAB_PACKAGES = ("rich", "matplotlib", "jinja2", "sklearn")
+WORLDS = "'synthetic', a folder in MiniOneRec's format, or a RecBole .inter file"
+
+
+class Parser(argparse.ArgumentParser):
+    """Bad usage is one line and exit code 2."""
+
+    def __init__(self, **options):
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message):
+        self.exit(2, f"recast-ref: {message}\n")
+
+    def parse_args(self, args=None, namespace=None):
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unknown argument {unknown[0]}{_suggest(unknown[0], self._options(parsed))}")
+        return parsed
+
+    def _options(self, parsed):
+        parsers = [a.choices[parsed.command] for a in self._actions if isinstance(a, argparse._SubParsersAction)]
+        return [option for parser in parsers for action in parser._actions for option in action.option_strings]
+
+
+def _suggest(word, known):
+    close = difflib.get_close_matches(word.split("=")[0], known, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def main(argv=None):
+    """Run the command; returns the exit code: 0, 2 for bad usage or bad data, 130 if interrupted."""
+    parser = Parser(prog="recast-ref", description="Group RL, repair and contrast for generative recommendation.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    _compare_options(commands.add_parser("compare", help="train every arm on the same prompts and compare them"))
+    commands.add_parser("explain", help="one group of eight rollouts, step by step")
+    commands.add_parser("info", help="versions, devices, and which paths are built")
+    options = parser.parse_args(argv)
+    if options.command == "explain":
+        from .explain import explain
+
+        print(explain())
+    elif options.command == "info":
+        print(info())
+    else:
+        return _compare(parser, options)
+    return 0
+
+
+def _compare_options(parser):
+    # Arms are checked in _compare, where their names are known: importing the lab takes seconds.
+    parser.add_argument("--world", default="synthetic", help=f"{WORLDS} (default: synthetic)")
+    parser.add_argument("--arms", nargs="+", metavar="ARM", help="some of: grpo recast recast-branch repair contrast sft")
+    parser.add_argument("--group-size", type=_at_least(2), default=8, metavar="G", help="responses per prompt (default: 8)")
+    parser.add_argument("--seeds", type=_at_least(1), metavar="N", help="runs of each arm (default: 3; with --quick: 1)")
+    parser.add_argument("--rollout", choices=("sample", "beam"), default="sample", help="how groups are made")
+    parser.add_argument("--out", metavar="DIR", help="where results go (default: a new folder in runs/)")
+    parser.add_argument("--resume", action="store_true", help="continue the interrupted run in --out")
+    parser.add_argument("--quick", action="store_true", help="a small run, under a minute: to look, not to quote")
+
+
+def _at_least(low):
+    def whole_number(text):
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if value < low:
+            raise argparse.ArgumentTypeError(f"expected a whole number, at least {low}, got {text!r}")
+        return value
+
+    return whole_number
+
+
+def _compare(parser, options):
+    missing = missing_packages(LAB_PACKAGES)
+    if missing:
+        parser.error(f"compare needs {', '.join(missing)}: pip install 'recast-ref[lab]'")
+    if options.resume and not options.out:
+        parser.error("--resume needs --out DIR, the folder of the run to continue")
+
+    from .lab import console
+    from .lab.arms import ARMS
+    from .lab.experiment import ResumeError, Settings
+    from .lab.worlds import DataError, load_world
+
+    arms = tuple(dict.fromkeys(options.arms or ARMS))
+    for arm in arms:
+        if arm not in ARMS:
+            parser.error(f"--arms: no arm {arm}{_suggest(arm, ARMS) or ', only ' + ' '.join(ARMS)}")
+    changes = {"arms": arms, "group_size": options.group_size, "rollout": options.rollout}
+    if options.seeds is not None:
+        changes["seeds"] = options.seeds
+    settings = Settings.quick(**changes) if options.quick else Settings(**changes)
+    try:
+        return console.compare(load_world(options.world), settings, options)
+    except (DataError, ResumeError) as error:
+        parser.error(str(error))
+    except OSError as error:  # a path that is missing, not readable, no folder, ...
+        parser.error(f"{error.filename}: {error.strerror}" if error.strerror else str(error))
+
+
+def missing_packages(names):
+    return [name for name in names if importlib.util.find_spec(name) is None]
+
+
+def info():
+    """Versions, devices, and which paths are built, a line each."""
+    import platform
+
+    import numpy
+    import torch
+
+    from . import __version__
+
+    missing = missing_packages(LAB_PACKAGES)
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    lines = {
+        "recast-ref": __version__,
+        "python": f"{platform.python_version()} on {platform.platform()}",
+        "torch": f"{torch.__version__}, CUDA {torch.version.cuda or 'not in this build'}",
+        "numpy": numpy.__version__,
+        "devices": ", ".join(["cpu", *gpus]),
+        "reference": "ready (pure PyTorch)",
+        "fast": "not part of this version",
+        "lab": f"missing {', '.join(missing)}: pip install 'recast-ref[lab]'" if missing else "ready",
+    }
+    return "\n".join(f"{name:<11} {value}" for name, value in lines.items())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,208 @@
+"""Log-probs and the policy loss: values by hand, the formula in float64 with autograd, and what must not matter."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import loss_inputs
+
+from recast_ref import reference as R
+
+T = torch.tensor
+ONE = torch.ones(1, 1)
+
+
+def formula(logps, old, advantages, mask, ref, clip_low=0.2, clip_high=0.28, dual_clip=3.0, kl_coef=0.0, aggregate="token-mean"):
+    """verl's loss token by token in Python, on 0-d tensors so that autograd gives its gradient. ``None`` if all is masked."""
+    rows = []
+    for b in range(logps.shape[0]):
+        row = []
+        for t in range(logps.shape[1]):
+            if not mask[b, t]:
+                continue
+            a = float(advantages[b] if advantages.dim() == 1 else advantages[b, t])
+            ratio = torch.exp(torch.clamp(logps[b, t] - old[b, t], -20, 20))
+            bound = torch.tensor(1 + clip_high if ratio > 1 else 1 - clip_low, dtype=torch.float64)
+            clipped = ratio if 1 - clip_low <= ratio <= 1 + clip_high else bound
+            policy = -a * ratio if -a * ratio >= -a * clipped else -a * clipped
+            if a < 0 and policy > -a * dual_clip:
+                policy = T(-a * dual_clip, dtype=torch.float64)
+            x = torch.clamp(ref[b, t] - logps[b, t], -20, 20)
+            kl = torch.clamp(torch.exp(x) - x - 1, -10, 10)
+            row.append((policy, kl))
+        if row:
+            rows.append(row)
+    if not rows:
+        return None
+
+    def reduce(part):
+        sums = [sum(token[part] for token in row) for row in rows]
+        if aggregate == "token-mean":
+            return sum(sums) / sum(map(len, rows))
+        if aggregate == "seq-mean-token-mean":
+            sums = [s / len(row) for s, row in zip(sums, rows)]
+        return sum(sums) / len(rows)
+
+    return reduce(0), reduce(1), reduce(0) + kl_coef * reduce(1)
+
+
+@given(loss_inputs())
+def test_loss_and_gradient_equal_the_formula(inputs):
+    (logps, old, advantages, mask, ref), options = inputs
+    mine, theirs = logps.clone().requires_grad_(), logps.clone().requires_grad_()
+    got = R.policy_loss(mine, old, advantages, mask, ref, **options)
+    got.loss.backward()
+    expected = formula(theirs, old, advantages, mask, ref, **options)
+    if expected is None:
+        assert got.loss == got.policy == got.kl == got.clip_fraction == 0
+        assert (mine.grad == 0).all()
+        return
+    detached = [float(x.detach()) for x in expected]
+    assert got.policy.item() == pytest.approx(detached[0], rel=1e-9, abs=1e-12)
+    assert got.kl.item() == pytest.approx(detached[1], rel=1e-9, abs=1e-12)
+    assert got.loss.item() == pytest.approx(detached[2], rel=1e-9, abs=1e-12)
+    expected_grad = torch.autograd.grad(expected[2] + 0 * theirs.sum(), theirs)[0]
+    torch.testing.assert_close(mine.grad, expected_grad, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "ratio, advantage, expected, clipped",
+    [
+        (1.0, 1.0, -1.0, 0),
+        (1.1, 1.0, -1.1, 0),
+        (1.5, 1.0, -1.28, 1),  # a positive is not pushed past 1 + clip_high
+        (0.5, 1.0, -0.5, 0),  # below the range it still pulls back
+        (0.5, -1.0, 0.8, 1),  # a negative is not pushed below 1 - clip_low
+        (1.5, -1.0, 1.5, 0),
+        (5.0, -1.0, 3.0, 0),  # dual clip
+        (5.0, -2.0, 6.0, 0),
+    ],
+)
+def test_clips_by_hand(ratio, advantage, expected, clipped):
+    logps = torch.full((1, 1), math.log(ratio), dtype=torch.float64)
+    got = R.policy_loss(logps, torch.zeros_like(logps), T([advantage]).double(), ONE)
+    assert got.policy.item() == pytest.approx(expected)
+    assert got.clip_fraction == clipped
+
+
+def test_kl_by_hand_and_its_clamps():
+    def kl(gap):
+        return R.policy_loss(torch.zeros(1, 1).double(), ONE, T([0.0]).double(), ONE, torch.full((1, 1), gap).double()).kl.item()
+
+    assert kl(0.0) == 0
+    assert kl(math.log(2)) == pytest.approx(2 - math.log(2) - 1)
+    assert kl(-math.log(2)) == pytest.approx(0.5 + math.log(2) - 1)
+    assert kl(50.0) == 10.0  # exp(20) before the outer clamp
+    assert kl(-50.0) == 10.0
+
+
+def test_aggregates_by_hand():
+    logps = torch.zeros(3, 3)
+    mask = T([[1, 1, 1], [1, 0, 0], [0, 0, 0]])
+    advantages = T([[-1.0, -2.0, -3.0], [-10.0, 9.0, 9.0], [9.0, 9.0, 9.0]])
+    for how, expected in (("token-mean", 16 / 4), ("seq-mean-token-mean", (2 + 10) / 2), ("seq-mean-token-sum", (6 + 10) / 2)):
+        assert R.policy_loss(logps, logps, advantages, mask, aggregate=how).loss.item() == pytest.approx(expected)
+
+
+def test_a_pair_has_loss_zero_and_a_gradient():
+    logps = torch.zeros(2, 3, requires_grad=True)
+    got = R.policy_loss(logps, torch.zeros(2, 3), T([1.0, -1.0]), torch.ones(2, 3))
+    got.loss.backward()
+    assert got.loss == 0
+    assert logps.grad.tolist() == [[pytest.approx(-1 / 6)] * 3, [pytest.approx(1 / 6)] * 3]
+
+
+@given(loss_inputs(), st.sampled_from([math.nan, math.inf, -math.inf, 1e30]))
+def test_what_is_masked_has_no_influence(inputs, junk):
+    (logps, old, advantages, mask, ref), options = inputs
+    advantages = advantages if advantages.dim() == 2 else advantages[:, None].expand_as(logps)
+    clean = R.policy_loss(logps, old, advantages, mask, ref, **options)
+    dirty = [x.masked_fill(~mask, junk) for x in (logps, old, advantages, ref)]
+    dirty[0].requires_grad_()
+    got = R.policy_loss(*dirty[:3], mask, dirty[3], **options)
+    assert torch.equal(torch.stack(got), torch.stack(clean))
+    got.loss.backward()
+    assert (dirty[0].grad[~mask] == 0).all()
+
+
+@given(loss_inputs())
+def test_gradcheck_away_from_the_corners(inputs):
+    (logps, old, advantages, mask, ref), options = inputs
+    gap = (logps - old).abs()
+    for corner in (math.log(0.8), math.log(1.28), math.log(3.0)):
+        mask = mask & ((logps - old - corner).abs() > 1e-3)
+    mask = mask & (gap < 10) & ((ref - logps).abs() < 2)
+    assert torch.autograd.gradcheck(
+        lambda x: R.policy_loss(x, old, advantages, mask, ref, **options).loss, (logps.clone().requires_grad_(),)
+    )
+
+
+# ---- log-probs
+
+LOGITS = st.integers(1, 6).flatmap(
+    lambda v: st.lists(st.lists(st.floats(-1e4, 1e4), min_size=v, max_size=v), min_size=1, max_size=4)
+)
+
+
+@given(LOGITS, st.data())
+def test_token_logps_equal_log_softmax(rows, data):
+    logits = T(rows, dtype=torch.float64)
+    tokens = T(data.draw(st.lists(st.integers(0, logits.shape[1] - 1), min_size=len(rows), max_size=len(rows))))
+    expected = logits.log_softmax(dim=-1).gather(1, tokens[:, None])[:, 0]
+    torch.testing.assert_close(R.token_logps(logits, tokens), expected, rtol=1e-12, atol=1e-9)
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        narrow = logits.to(dtype)
+        if narrow.isfinite().all():
+            got = R.token_logps(narrow, tokens)
+            assert got.dtype == torch.float32
+            exact = narrow.double().log_softmax(dim=-1).gather(1, tokens[:, None])[:, 0]
+            torch.testing.assert_close(got.double(), exact, rtol=1e-6, atol=1e-2)
+
+
+def test_impossible_tokens_have_probability_zero():
+    logits = T([[0.0, -math.inf, 0.0], [0.0, -math.inf, 0.0]], requires_grad=True)
+    logps = R.token_logps(logits, T([0, 1]))
+    assert logps.tolist() == [pytest.approx(-math.log(2)), -math.inf]
+    logps[0].backward()
+    assert logits.grad[0].tolist() == [pytest.approx(0.5), 0.0, pytest.approx(-0.5)]
+    assert not logits.grad.isnan().any()
+
+
+@given(loss_inputs(), st.data())
+def test_logits_loss_is_the_composition(inputs, data):
+    (logps, old, advantages, mask, ref), options = inputs
+    b, t = logps.shape
+    v = 5
+    values = data.draw(st.lists(st.floats(-5, 5), min_size=b * t * v, max_size=b * t * v))
+    logits = T(values, dtype=torch.float64).view(b, t, v).requires_grad_()
+    tokens = T(data.draw(st.lists(st.integers(0, v - 1), min_size=b * t, max_size=b * t)), dtype=torch.int64).view(b, t)
+    got = R.logits_loss(logits, tokens, old, advantages, mask, ref, **options)
+    expected = R.policy_loss(R.token_logps(logits, tokens), old, advantages, mask, ref, **options)
+    assert torch.equal(torch.stack(got), torch.stack(expected))
+
+
+Z = torch.zeros
+
+
+@pytest.mark.parametrize(
+    "call, error, words",
+    [
+        (lambda: R.token_logps(Z(2, 3), T([0, 3])), ValueError, "tokens: expected values in [0, V=3), got 3 at [1]"),
+        (lambda: R.token_logps(Z(2, 3), Z(3).long()), ValueError, "tokens: expected shape (T=2,), got (3,)"),
+        (lambda: R.token_logps(Z(2, 3), Z(2)), TypeError, "tokens: expected torch.int64, got torch.float32"),
+        (lambda: R.policy_loss(Z(2, 3), Z(2, 4), Z(2), Z(2, 3)), ValueError, "old_logps: expected shape (B=2, T=3), got (2, 4)"),
+        (lambda: R.policy_loss(Z(2, 3), Z(2, 3), Z(3), Z(2, 3)), ValueError, "advantages: expected shape (B=2,), got (3,)"),
+        (lambda: R.policy_loss(Z(2, 3), Z(2, 3), Z(2), Z(2, 3) + 0.5), ValueError, "mask: expected only 0 and 1, got 0.5 at [0, 0]"),
+        (lambda: R.policy_loss(Z(2, 3), Z(2, 3), Z(2), Z(2, 3), kl_coef=0.1), ValueError, "ref_logps: needed for kl_coef=0.1"),
+        (lambda: R.policy_loss(Z(2, 3), Z(2, 3), Z(2), Z(2, 3), dual_clip=1.0), ValueError, "dual_clip: expected a finite number > 1"),
+        (lambda: R.policy_loss(Z(2, 3), Z(2, 3), Z(2), Z(2, 3), aggregate="mean"), ValueError, "aggregate: expected one of token-mean"),
+        (lambda: R.policy_loss(Z(2, 3), Z(2, 3), None, Z(2, 3)), TypeError, "advantages: expected a torch.Tensor, got NoneType"),
+        (lambda: R.logits_loss(Z(2, 3), Z(2).long(), Z(2), Z(2), Z(2)), ValueError, "logits: expected shape (B, T, V), got (2, 3)"),
+    ],
+)
+def test_bad_input_is_named(call, error, words):
+    with pytest.raises(error) as caught:
+        call()
+    assert words in str(caught.value)
