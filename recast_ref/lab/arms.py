@@ -113,7 +113,7 @@ ARMS = {
         Arm("recast", "ReCast as published", 1e-3, recast),
         Arm("recast-branch", "ReCast + branch point", 1e-3, recast_branch),
         Arm("repair", "repair only", 1e-3, repair),
-        Arm("contrast", "contrast only", 1e-3, contrast),
+        Arm("contrast", "contrast only", 3e-4, contrast),
         Arm("sft", "SFT on the same prompts", 1e-3, None),
     )
 }

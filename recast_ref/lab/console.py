@@ -26,7 +26,7 @@ def compare(world, settings, options):
     for note in world.notes:
         console.print(f"  {note}", highlight=False)
     groups = f"G = {settings.group_size} by {'beam search' if settings.rollout == 'beam' else 'sampling'}"
-    console.print(f"{groups}, {settings.seeds} seed(s), arms: {' '.join(settings.arms)}. Results go to {out}", highlight=False)
+    console.print(f"{groups}, {_seeds(settings.seeds)}, arms: {' '.join(settings.arms)}. Results go to {out}", highlight=False)
 
     bar = Progress(
         TextColumn("training"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn(), console=console
@@ -102,14 +102,18 @@ def table(results):
 
 def title(results):
     settings = results["settings"]
-    return f"{results['world']['name']}, G = {settings['group_size']}, {settings['seeds']} seed(s)"
+    return f"{results['world']['name']}, G = {settings['group_size']}, {_seeds(settings['seeds'])}"
+
+
+def _seeds(count):
+    return f"{count} seed{'s' if count > 1 else ''}"
 
 
 def legend(results):
     """What the table's columns mean, a line each."""
     seeds = results["settings"]["seeds"]
     lines = [
-        f"Quality over the test pairs: mean{' ± standard deviation' if seeds > 1 else ''} over {seeds} seed(s)"
+        f"Quality over the test pairs: mean{' ± standard deviation' if seeds > 1 else ''} over {_seeds(seeds)}"
         + (", and the change relative to grpo." if "grpo" in results["arms"] else "."),
         "Update: old, reference and actor passes of one step, each prompt read once for its group, one thread.",
     ]

@@ -5,6 +5,8 @@ import multiprocessing
 import os
 import platform
 import queue
+import signal
+import threading
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -63,7 +65,11 @@ def compare(world: World, settings: Settings, out, resume=False, on_progress=lam
         ResumeError: ``out`` holds a run and ``resume`` is not set, or a run with other settings or data.
     """
     out = Path(out)
-    identity = {"settings": _plain(settings), "world": _fingerprint(world), "version": __version__}
+    identity = {
+        "settings": _plain(settings),
+        "world": _fingerprint(world),
+        "versions": run_versions(),
+    }
     run_file = out / "run.json"
     if run_file.exists():
         if not resume:
@@ -101,6 +107,8 @@ def compare(world: World, settings: Settings, out, resume=False, on_progress=lam
 
 def _run_jobs(world, settings, out, jobs, on_progress):
     """Run all jobs on all cores, bases first, one thread each so that the numbers do not depend on how many there are."""
+    for half_written in (out / "checkpoints").glob(".*"):
+        half_written.unlink()  # by a run that was killed while it saved
     context = multiprocessing.get_context("spawn")
     messages = context.Queue()
     records, done = {}, {}
@@ -144,11 +152,16 @@ _worker = {}
 
 
 def _start_worker(world, settings, out, messages):
-    import signal
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _worker.update(world=world, settings=settings, out=Path(out) / "checkpoints", messages=messages)
+
+
+def _end_with_parent():
+    """Do not outlive a killed parent: a resumed run would find another hand in its checkpoints."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _work(job):
@@ -229,6 +242,11 @@ def _plain(settings):
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(settings).items()}
 
 
+def run_versions():
+    """What a run can only be resumed with: another version may reach other numbers."""
+    return f"recast-ref {__version__}, torch {torch.__version__}"
+
+
 def _fingerprint(world):
     """Tells one world's data from another's."""
     digest = hashlib.sha256(world.sids.tobytes())
@@ -239,9 +257,9 @@ def _fingerprint(world):
 
 
 def _same_run(out, found, wanted):
-    for part in ("version", "world"):
+    for part in ("versions", "world"):
         if found[part] != wanted[part]:
-            raise ResumeError(f"{out} cannot be resumed: its {part} is {found[part]}, not {wanted[part]}")
+            raise ResumeError(f"{out} cannot be resumed: it was started with {part} {found[part]}, not {wanted[part]}")
     for name, value in wanted["settings"].items():
         if found["settings"].get(name) != value:
             raise ResumeError(

@@ -142,10 +142,10 @@ def _history(text, path, line):
 
 
 def merge_histories(rows):
-    """One timeline per user, or several where rows do not connect, from rows whose histories are cut and overlap.
+    """One timeline per user from rows whose histories repeat each other and are cut to the latest few items.
 
-    A row continues a timeline if its history begins with the end of it; so each event is kept once, with the longest
-    history that any row shows.
+    A row continues its user's timeline if its whole history is the end of it, so that each event is kept once, with the
+    longest history there is; a row that does not starts another timeline of that user.
 
     Args:
         rows: ``(user, items before, item)``, each user's in time order.
@@ -155,14 +155,12 @@ def merge_histories(rows):
     """
     timelines, latest = [], {}
     for user, before, item in rows:
-        window = [*before, item]
-        timeline = latest.get(user, [])
-        overlap = max((n for n in range(1, len(window)) if timeline[-n:] == window[:n]), default=0)
-        if overlap:
-            timeline.extend(window[overlap:])
+        timeline = latest.get(user)
+        if timeline and before and timeline[-len(before) :] == before:
+            timeline.append(item)
         else:
-            latest[user] = window
-            timelines.append((user, window))
+            latest[user] = [*before, item]
+            timelines.append((user, latest[user]))
     return timelines
 
 

@@ -4,6 +4,7 @@ Tab-separated, with a header such as ``user_id:token  item_id:token  rating:floa
 an interaction, whatever its rating; the last item of each user is the test target (leave-one-out).
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,9 @@ def read(path):
         try:
             time = float(fields[time_at])
         except ValueError:
-            raise DataError(f"{path}:{number}: timestamp: expected a number, got {fields[time_at]!r}") from None
+            time = math.nan
+        if not math.isfinite(time):
+            raise DataError(f"{path}:{number}: timestamp: expected a number, got {fields[time_at]!r}")
         user = users.setdefault(fields[user_at], len(users))
         events.append((user, time, items.setdefault(fields[item_at], len(items))))
     timelines = [[] for _ in users]

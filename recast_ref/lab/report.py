@@ -34,9 +34,9 @@ def render(results):
             ),
             (
                 "What an update costs",
-                "Old, reference and actor passes and the optimizer, 64 prompts, one thread, medians. Left: each prompt is "
-                "repeated for each response, as general-purpose trainers do. Right: each prompt is read once. The pair saves "
-                "most where the prompt is repeated; reading it once saves most of it for the whole group too.",
+                "Old, reference and actor passes and the optimizer, 64 prompts, one thread, medians. With one sequence per "
+                "response, as general-purpose trainers do, the prompt is repeated for each response; shared, it is read once. "
+                "Most of what the pair saves in the first layout, the second saves for the whole group too.",
                 cost,
             ),
             (
@@ -84,7 +84,7 @@ def regimes(results):
         axis.set_ylim(np.floor(max(lowest - 5, 0) / 10) * 10, 100)
     if arms:
         axes[0].set_ylabel("% of groups (axis cut)")
-        axes[0].legend(loc="lower left", fontsize=8)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(REGIMES), fontsize=8)
     return figure
 
 
@@ -104,7 +104,7 @@ def quality(results):
                 axis.axhline(100 * mean[-1], color=COLOURS[arm], linestyle=":")
         axis.set(title=metric, xlabel="rollouts", ylabel="%", ylim=(0, None))
         axis.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k")
-    axes[0].legend(fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(results["arms"]), fontsize=8)
     return figure
 
 
@@ -143,7 +143,7 @@ def repair_audit(results):
         axis.set(xlabel=f"{label} (training pairs), quartiles", ylim=(0, 105))
     axes[0].set_ylabel("% of groups repaired")
     if arms:
-        axes[0].legend(fontsize=8, loc="lower left")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(arms), fontsize=8)
     return figure
 
 
@@ -158,7 +158,7 @@ def drift(results):
         axis.set(title=metric, xlabel="step")
     axes[0].set_ylabel("nats")
     axes[2].set_yscale("log")
-    axes[0].legend(fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(results["arms"]), fontsize=8)
     return figure
 
 

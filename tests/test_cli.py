@@ -1,0 +1,99 @@
+"""The command line as a user meets it: a subprocess, its output and exit code. And the README, as printed."""
+
+import doctest
+import importlib
+import json
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import recast_ref
+from recast_ref.explain import explain
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def run(*arguments, cwd=None):
+    return subprocess.run([sys.executable, "-m", "recast_ref", *arguments], capture_output=True, text=True, cwd=cwd)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ([], "COMMAND"),
+        (["compar"], "invalid choice: 'compar'"),
+        (["compare", "--seed", "3"], "unknown argument --seed (did you mean --seeds?)"),
+        (["compare", "--seeds", "0"], "--seeds: expected a whole number, at least 1, got '0'"),
+        (["compare", "--group-size", "1"], "--group-size: expected a whole number, at least 2, got '1'"),
+        (["compare", "--arms", "grop"], "no arm grop (did you mean grpo?)"),
+        (["compare", "--world", "no/such/place"], "no world at no/such/place"),
+        (["compare", "--resume"], "--resume needs --out DIR"),
+        (["compare", "--out", "here", "--resume"], "here holds no run to resume"),
+        (["compare", "--out", __file__], "test_cli.py"),
+        (["explain", "more"], "unknown argument more"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(arguments, words, tmp_path):
+    result = run(*arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert words in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_info():
+    result = run("info")
+    assert result.returncode == 0
+    for fact in (recast_ref.__version__, torch.__version__, np.__version__, "cpu", "reference", "fast"):
+        assert fact in result.stdout
+
+
+def test_explain_is_the_readme_example():
+    result = run("explain")
+    assert result.returncode == 0 and result.stdout == explain() + "\n"
+    assert explain() in README.read_text(encoding="utf-8")
+
+
+def test_compare_from_files_to_report(tmp_path):
+    rng = np.random.default_rng(0)
+    lines = ["user_id:token\titem_id:token\ttimestamp:float"]
+    lines += [f"u{u}\ti{i}\t{t}" for u in range(80) for t, i in enumerate(rng.integers(120, size=8))]
+    (tmp_path / "toy.inter").write_text("\n".join(lines))
+    command = ["compare", "--world", "toy.inter", "--quick", "--group-size", "4", "--seeds", "2", "--arms", "grpo", "recast", "sft"]
+    result = run(*command, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    out = tmp_path / "runs" / "toy-g4-quick"
+    results = json.loads((out / "results.json").read_text())
+    assert list(results["arms"]) == ["grpo", "recast", "sft"]
+    for name in ("base", *results["arms"]):
+        assert re.search(rf"^ {name} +\d", result.stdout, re.MULTILINE)
+    html = (out / "report.html").read_text()
+    assert html.count("<img src=\"data:image/svg+xml;base64,") == 5
+    assert not re.search(r"(src|href)=\"(?!data:)", html)  # nothing to fetch
+    again = run(*command, "--out", str(out), cwd=tmp_path)
+    assert again.returncode == 2 and "already holds a run" in again.stderr
+    finished = run(*command, "--out", str(out), "--resume", cwd=tmp_path)
+    assert finished.returncode == 0
+    assert json.loads((out / "results.json").read_text())["arms"] == results["arms"]
+
+
+@pytest.mark.parametrize("name", [m.name for m in pkgutil.walk_packages(recast_ref.__path__, "recast_ref.") if "__main__" not in m.name])
+def test_examples_in_docstrings(name):
+    assert doctest.testmod(importlib.import_module(name), extraglobs={"torch": torch}).failed == 0
+
+
+def test_example_in_the_readme():
+    assert doctest.testfile(str(README), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE).failed == 0
+
+
+def test_the_core_needs_torch_and_numpy_only():
+    """Importing the package, the reference and the command line must not import an extra."""
+    code = (
+        "import sys, recast_ref, recast_ref.reference, recast_ref.cli, recast_ref.explain;"
+        "print([m for m in ('rich', 'matplotlib', 'sklearn', 'scipy') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

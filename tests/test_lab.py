@@ -1,0 +1,379 @@
+"""The lab's parts: policy, trie, rollouts, memory, audit, checkpoints, and a run that is killed and continued."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from recast_ref.lab import checkpoints, experiment, training
+from recast_ref.lab.arms import ARMS, place_anchor, score
+from recast_ref.lab.audit import audit, segments
+from recast_ref.lab.evaluation import evaluate, response_logps, tensors
+from recast_ref.lab.memory import PeakBytes
+from recast_ref.lab.policy import Policy
+from recast_ref.lab.rollouts import beam, sample
+from recast_ref.lab.semantic_ids import Trie, collisions, residual_kmeans
+from recast_ref.lab.worlds import World, split_last
+
+TINY = dict(prompts=64, batch=16, valid_prompts=16, test_prompts=32, group_size=4)
+
+
+def tiny_world():
+    rng = np.random.default_rng(0)
+    sids = np.array(list(itertools.product(range(4), range(3), range(3))))[::2]
+    timelines = [rng.integers(len(sids), size=rng.integers(4, 9)).tolist() for _ in range(60)]
+    train, valid, test, _ = split_last(timelines)
+    return World("tiny", sids, train, valid, test, base_pairs=32)
+
+
+@pytest.fixture(scope="module")
+def world():
+    return tiny_world()
+
+
+@pytest.fixture(scope="module")
+def policy(world):
+    policy = training.new_policy(world, 0)
+    with torch.no_grad():
+        policy.heads.mul_(20)  # an untrained policy is close to uniform: make it choose
+    return policy
+
+
+@pytest.fixture(scope="module")
+def history(world):
+    return tensors(world, world.train[:8])[0]
+
+
+# ---- the policy
+
+
+def test_reading_the_prompt_once_changes_nothing(policy, history):
+    responses = sample(policy, history, 5, torch.Generator().manual_seed(0)).responses
+    shared, repeated = (policy.logits(history, responses, share) for share in (True, False))
+    torch.testing.assert_close(shared, repeated, rtol=1e-5, atol=1e-5)
+
+
+def test_branches_do_not_see_each_other(policy, history):
+    responses = sample(policy, history, 5, torch.Generator().manual_seed(0)).responses
+    alone = torch.cat([policy.logits(history, responses[:, [i]]) for i in range(5)], dim=1)
+    torch.testing.assert_close(policy.logits(history, responses), alone, rtol=1e-5, atol=1e-5)
+
+
+def test_padding_on_the_left_changes_nothing(policy, history):
+    history = history[:, -3:]
+    padded = torch.cat([torch.full_like(history, -1), history], dim=1)
+    responses = sample(policy, history, 2, torch.Generator().manual_seed(0)).responses
+    torch.testing.assert_close(policy.logits(padded, responses), policy.logits(history, responses), rtol=1e-5, atol=1e-5)
+
+
+def test_a_response_does_not_see_its_own_future(policy, history):
+    responses = sample(policy, history, 1, torch.Generator().manual_seed(0)).responses
+    other = torch.from_numpy(tiny_world().sids)[torch.randint(18, (8,), generator=torch.Generator().manual_seed(1))][:, None]
+    other[..., 0] = responses[..., 0]
+    legal = (torch.from_numpy(tiny_world().sids) == other).all(dim=-1).any(dim=-1)
+    one, two = policy.logits(history[legal], responses[legal]), policy.logits(history[legal], other[legal])
+    assert legal.any()
+    torch.testing.assert_close(one[:, :, :2], two[:, :, :2], rtol=1e-5, atol=1e-5)
+
+
+def test_probabilities_of_the_whole_catalogue_sum_to_one(policy, history):
+    every = policy.trie.sids.expand(len(history), -1, -1)
+    total = response_logps(policy, history, every).sum(dim=-1).exp().sum(dim=-1)
+    torch.testing.assert_close(total, torch.ones(len(history)))
+
+
+@pytest.mark.parametrize("make", ["sample", "beam"])
+def test_rollouts_are_items_with_the_log_probs_they_claim(policy, history, make):
+    found = sample(policy, history, 6, torch.Generator().manual_seed(3)) if make == "sample" else beam(policy, history, 6)
+    catalogue = set(map(tuple, policy.trie.sids.tolist()))
+    assert {tuple(sid) for group in found.responses.tolist() for sid in group} <= catalogue
+    claimed = response_logps(policy, history, found.responses).sum(dim=-1)
+    torch.testing.assert_close(found.logps, claimed, rtol=1e-4, atol=1e-4)
+
+
+def test_a_wide_beam_ranks_the_whole_catalogue(policy, history):
+    items = len(policy.trie)
+    found = beam(policy, history, items + 3)
+    assert (found.responses[:, items:] == -1).all() and found.logps[:, items:].isneginf().all()
+    every = policy.trie.sids.expand(len(history), -1, -1)
+    best = response_logps(policy, history, every).sum(dim=-1).sort(dim=1, descending=True).values
+    torch.testing.assert_close(found.logps[:, :items], best, rtol=1e-4, atol=1e-4)
+    for group in found.responses[:, :items].tolist():
+        assert len({tuple(sid) for sid in group}) == items
+
+
+def test_samples_follow_the_policy(policy, history):
+    prompt = history[:1].expand(400, -1, -1)
+    draws = sample(policy, prompt, 50, torch.Generator().manual_seed(0)).responses.flatten(0, 1)
+    share = (draws[:, None] == policy.trie.sids).all(dim=-1).float().mean(dim=0)
+    expected = response_logps(policy, history[:1], policy.trie.sids[None]).sum(dim=-1).exp()[0]
+    assert (share - expected).abs().max() < 5 * (0.25 / 20_000) ** 0.5
+
+
+def test_evaluation_by_brute_force(world, policy):
+    history, targets = tensors(world, world.test[:40])
+    base = training.new_policy(world, 1)
+    got = evaluate(policy, base, history, targets)
+    every = policy.trie.sids.expand(len(history), -1, -1)
+    logps = response_logps(policy, history, every).sum(dim=-1)
+    truth = (every == targets[:, None]).all(dim=-1)
+    rank = (logps > logps[truth][:, None]).sum(dim=1)
+    assert got["pass@1"] == pytest.approx((rank < 1).float().mean().item())
+    assert got["recall@10"] == pytest.approx((rank < 10).float().mean().item())
+    assert got["recall@32"] == 1.0  # the catalogue has 18 items
+    assert got["sampled_p@1"] == pytest.approx(logps[truth].exp().mean().item(), rel=1e-4)
+    assert got["kl"] > 0 and evaluate(policy, policy, history, targets)["kl"] == pytest.approx(0, abs=1e-6)
+
+
+# ---- SIDs
+
+
+@given(hnp.arrays(np.int64, st.tuples(st.integers(1, 30), st.integers(1, 4)), elements=st.integers(0, 3)))
+def test_the_trie_holds_the_catalogue_and_nothing_else(sids):
+    trie = Trie(sids, codes=4)
+    catalogue = set(map(tuple, sids.tolist()))
+    assert len(trie) == len(catalogue)
+    for sid in itertools.product(range(4), repeat=sids.shape[1]):
+        if sid in catalogue:
+            trie.path(torch.tensor(sid))
+        else:
+            with pytest.raises(ValueError, match="expected SIDs of the catalogue"):
+                trie.path(torch.tensor(sid))
+    shared = sum(1 for sid in sids.tolist() if sids.tolist().count(sid) > 1)
+    assert collisions(sids) == shared
+
+
+def test_residual_kmeans_is_coarse_to_fine():
+    rng = np.random.default_rng(0)
+    centres = np.array([[0.0, 0.0], [100.0, 0.0], [0.0, 100.0]])
+    vectors = np.concatenate([c + rng.normal(size=(20, 2)) for c in centres])
+    sids = residual_kmeans(vectors, levels=2, codes=3)
+    assert sids.shape == (60, 2) and sids.dtype == np.int64
+    for blob in range(3):
+        assert len(set(sids[20 * blob : 20 * blob + 20, 0])) == 1  # the first code tells the blobs apart
+    assert np.array_equal(sids, residual_kmeans(vectors, levels=2, codes=3))
+
+
+# ---- arms
+
+
+def groups_of(policy, history, targets, size=6):
+    responses = sample(policy, history, size, torch.Generator().manual_seed(0)).responses
+    return score(responses, targets, torch.rand(len(history), size, generator=torch.Generator().manual_seed(1)))
+
+
+def test_pair_arms_keep_two_responses_and_put_the_truth_first(world, policy):
+    history, targets = tensors(world, world.train[:64])
+    groups = groups_of(policy, history, targets)
+    hit = groups.rewards.sum(dim=1)
+    assert 0 < (hit == 0).sum() < 64
+    for name in ("recast", "recast-branch", "contrast"):
+        signal = ARMS[name].signal(groups)
+        kept = (hit < 6) & ((hit > 0) | (name != "contrast"))
+        assert signal.prompts.tolist() == kept.nonzero()[:, 0].tolist()
+        assert signal.responses.shape == (len(signal.prompts), 2, 3)
+        assert (signal.responses[:, 0] == targets[signal.prompts]).all()
+        assert not (signal.responses[:, 1] == targets[signal.prompts]).all(dim=-1).any()
+        assert (signal.advantages[:, 0] == 1).all()
+        assert torch.equal(signal.repaired, hit == 0) == (name != "contrast")
+        if name == "recast-branch":
+            leaves = (signal.responses[:, 0] != signal.responses[:, 1]).long().argmax(dim=1)
+            assert (signal.advantages[:, 1] == -(torch.arange(3) >= leaves[:, None]).float()).all()
+        else:
+            assert (signal.advantages[:, 1] == -1).all()
+
+
+def test_whole_group_arms(world, policy):
+    history, targets = tensors(world, world.train[:64])
+    groups = groups_of(policy, history, targets)
+    hit = groups.rewards.sum(dim=1) > 0
+    grpo, repair = ARMS["grpo"].signal(groups), ARMS["repair"].signal(groups)
+    assert (grpo.advantages[~hit] == 0).all() and torch.equal(grpo.responses, groups.responses)
+    assert torch.equal(grpo.advantages[hit], repair.advantages[hit])
+    assert ((repair.responses == targets[:, None]).all(dim=-1).any(dim=1)).all()
+    assert ((repair.responses != groups.responses).any(dim=-1).sum(dim=1) == (~hit).long()).all()
+
+
+def test_place_anchor():
+    responses, targets = torch.zeros(2, 3, 3, dtype=torch.int64), torch.tensor([[1, 2, 3], [4, 5, 6]])
+    placed = place_anchor(responses, torch.tensor([-1, 2]), targets)
+    assert placed.tolist() == [[[0, 0, 0]] * 3, [[0, 0, 0], [0, 0, 0], [4, 5, 6]]]
+
+
+def test_only_the_pair_enters_the_passes(world, policy, monkeypatch):
+    """Physically filtered: no forward pass sees a response outside the pair, nor the prompt of a skipped group."""
+    history, targets = tensors(world, world.train[:64])
+    signal = ARMS["contrast"].signal(groups_of(policy, history, targets))
+    seen = []
+    original = Policy.logits
+    monkeypatch.setattr(Policy, "logits", lambda self, h, r, *a: seen.append((len(h), r.shape[1])) or original(self, h, r, *a))
+    trained, base = training.new_policy(world, 0), training.new_policy(world, 0)
+    training.policy_update(trained, *training.new_optimizer(trained, 1e-3), history, signal, base)
+    assert 0 < len(signal.prompts) < 64
+    assert [width for _, width in seen] == [2] * len(seen)
+    old, ref, *minibatches = [rows for rows, _ in seen]
+    assert old == ref == sum(minibatches) == len(signal.prompts)
+
+
+# ---- memory and audit
+
+
+def test_peak_bytes_by_hand():
+    before = torch.zeros(10)
+    with PeakBytes() as memory:
+        x = torch.zeros(1000)  # 4,000 bytes
+        y = x + 1  # 8,000
+        del x  # 4,000
+        z = torch.zeros(500)  # 6,000
+        view = y[:10], before[:5]  # no bytes of their own
+        z.add_(1)
+    assert (memory.peak, memory.alive) == (8000, 6000)
+    del view, y, z
+    assert memory.alive == 0
+
+
+@given(hnp.arrays(np.int64, st.integers(1, 40), elements=st.integers(0, 6)))
+def test_segments_partition_and_never_split_equal_values(values):
+    quartile, labels = segments(values)
+    assert sorted(set(quartile)) == list(range(len(labels))) and len(labels) <= 4
+    for value in set(values.tolist()):
+        assert len(set(quartile[values == value])) == 1
+    for q, label in enumerate(labels):
+        low, _, high = label.partition("-")
+        assert values[quartile == q].min() == int(low) and values[quartile == q].max() == int(high or low)
+
+
+def test_audit_counts_every_group_once(world):
+    pairs = world.train[:50]
+    repaired = pairs.target % 2 == 0
+    result = audit(world, pairs, repaired)
+    for rows in (result["user_activity"], result["item_popularity"]):
+        assert sum(row["groups"] for row in rows) == 50
+        assert sum(row["groups"] * row["repaired"] for row in rows) == pytest.approx(repaired.sum())
+
+
+# ---- checkpoints and resume
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file.json"
+    checkpoints.save_json(path, {"a": 1})
+
+    def fail(file):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        checkpoints.replace(path, fail)
+    assert checkpoints.load_json(path) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["file.json"]
+
+
+def without_timings(record):
+    """All that must be the same again: everything but what a clock measured."""
+    if isinstance(record, dict):
+        return {k: without_timings(v) for k, v in record.items() if k not in ("actor_update_seconds", "cost", "versions")}
+    return [without_timings(v) for v in record] if isinstance(record, list) else record
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("arm", ["recast-branch", "grpo", "sft"])
+def test_a_run_stopped_anywhere_continues_to_the_same_numbers(world, tmp_path, arm):
+    settings = experiment.Settings(**TINY)
+    base = tmp_path / "base.pt"
+    training.train_base(world, settings, 0, base, lambda share: None)
+    whole = training.Run(world, settings, arm, 0, base).train(tmp_path / "whole.pt", lambda share: None)
+    assert [point["step"] for point in whole["curve"]] == [0, 2, 4]
+    steps_done = 0
+
+    def stop_at(limit):
+        def on_progress(share):
+            nonlocal steps_done
+            steps_done += 1
+            if steps_done == limit:
+                raise Killed
+
+        return on_progress
+
+    for limit in (1, 3):  # before the first evaluation that follows the base's, and between two
+        steps_done = 0
+        with pytest.raises(Killed):
+            training.Run(world, settings, arm, 0, base).train(tmp_path / "parts.pt", stop_at(limit))
+    again = training.Run(world, settings, arm, 0, base).train(tmp_path / "parts.pt", lambda share: None)
+    assert without_timings(again) == without_timings(whole)
+
+
+SCRIPT = """
+import sys; sys.path.insert(0, {tests!r})
+from test_lab import TINY, tiny_world
+from recast_ref.lab.experiment import Settings, compare
+settings = Settings(**{{**TINY, "prompts": 160}}, seeds=2, arms=("grpo", "recast", "sft"))
+compare(tiny_world(), settings, {out!r}, resume={resume}, on_progress=lambda d, n, line: print(d, line, flush=True))
+"""
+
+
+def run_script(out, resume, **options):
+    script = SCRIPT.format(tests=os.path.dirname(__file__), out=str(out), resume=resume)
+    return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, **options)
+
+
+def test_a_killed_experiment_resumes_to_the_same_results(tmp_path):
+    whole = run_script(tmp_path / "whole", False)
+    killed = run_script(tmp_path / "killed", False)
+    for line in killed.stdout:  # kill it once training is under way
+        if float(line.split()[0]) > 2.2:
+            break
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert whole.wait(timeout=300) == 0 or whole.communicate()
+    assert not (tmp_path / "killed" / "results.json").exists()
+    time.sleep(0.5)  # its workers end with it
+    resumed = run_script(tmp_path / "killed", True)
+    resumed.communicate(timeout=300)
+    assert resumed.returncode == 0
+    one, other = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "killed"))
+    assert without_timings(one) == without_timings(other)
+    assert set(one["arms"]["recast"]["0"]["final"]) >= {
+        *("pass@1", "recall@10", "recall@32", "sampled_p@1", "regimes", "entropy", "kl", "grad_norm"),
+        *("rollouts", "actor_update_seconds", "peak_update_bytes"),
+    }
+
+
+def test_resume_refuses_what_it_cannot_continue(world, tmp_path):
+    with pytest.raises(experiment.ResumeError, match="holds no run to resume"):
+        experiment.compare(world, experiment.Settings(**TINY), tmp_path, resume=True)
+    checkpoints.save_json(
+        tmp_path / "run.json",
+        {
+            "settings": experiment._plain(experiment.Settings(**TINY)),
+            "world": "another",
+            "versions": experiment.run_versions(),
+        },
+    )
+    with pytest.raises(experiment.ResumeError, match="already holds a run"):
+        experiment.compare(world, experiment.Settings(**TINY), tmp_path)
+    with pytest.raises(experiment.ResumeError, match="started with world another"):
+        experiment.compare(world, experiment.Settings(**TINY), tmp_path, resume=True)
+
+
+def test_matched_budget_is_the_first_evaluation_as_good():
+    def arm(values, rollouts=(0, 10, 20)):
+        return {"0": {"curve": [{"rollouts": r, "pass@1": v, "recall@10": v} for r, v in zip(rollouts, values)]}}
+
+    budget = experiment.matched_budget(
+        {"grpo": arm([0.1, 0.2, 0.3]), "fast": arm([0.1, 0.3, 0.2]), "never": arm([0, 0, 0]), "sft": arm([1, 1, 1], (0, 0, 0))}
+    )["pass@1"]
+    assert {name: row["share"] for name, row in budget.items()} == {"grpo": 1.0, "fast": 0.5, "never": None}

@@ -1,0 +1,200 @@
+"""Loaders on good and broken files, splits, and the refusal of leaks."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recast_ref.lab import minionerec, recbole, synthetic
+from recast_ref.lab.semantic_ids import collisions
+from recast_ref.lab.worlds import HISTORY, DataError, Pairs, World, leaks, load_world, split_last
+
+TIMELINES = st.lists(st.lists(st.integers(0, 9), max_size=14), max_size=6)
+
+
+# ---- splits
+
+
+@given(TIMELINES)
+def test_leave_one_out(timelines):
+    train, valid, test, dropped = split_last(timelines)
+    assert not leaks(train, test).any() and not leaks(valid, test).any()
+    assert len(train) + len(valid) + len(test) + dropped == sum(max(len(t) - 1, 0) for t in timelines)
+    assert len(test) == sum(len(t) > 1 for t in timelines)
+    for user, history, target in zip(test.user, test.history, test.target):
+        assert target == timelines[user][-1]
+        assert [i for i in history if i >= 0] == timelines[user][:-1][-HISTORY:]
+    for user, history, target in zip(train.user, train.history, train.target):
+        shown = [i for i in history if i >= 0]
+        assert any(timelines[user][: i + 1][-len(shown) - 1 :] == [*shown, target] for i in range(len(timelines[user]) - 2))
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_a_leak_is_refused(split):
+    clean, test = Pairs.of([(0, [1], 2)]), Pairs.of([(0, [1, 2], 3), (1, [0], 2)])
+    sids = np.zeros((4, 3), dtype=np.int64)
+    World("w", sids, clean, clean, test, 1)
+    with pytest.raises(AssertionError, match=f"1 {split} pairs have a target of the same user's test rows"):
+        World("w", sids, **{"train": clean, "valid": clean, "test": test, split: Pairs.of([(0, [1], 3)])}, base_pairs=1)
+
+
+def test_the_synthetic_world_is_what_it_says():
+    world = synthetic.make()
+    again = synthetic.make()
+    assert all(np.array_equal(getattr(world.train, f), getattr(again.train, f)) for f in ("user", "history", "target"))
+    assert len(world.sids) == 48 * 8 * 8 and collisions(world.sids) == 0
+    assert len(world.test) == synthetic.USERS
+    last, target = world.sids[world.train.history[:, -1]], world.sids[world.train.target]
+    follows = (target == np.stack([last[:, 0], (last[:, 1] + 1) % 8, (last[:, 2] + 3) % 8], axis=1)).all(axis=1)
+    assert 0.08 < follows.mean() < 0.14  # 10 % by rule, and some by chance
+    assert not np.array_equal(synthetic.make(seed=1).train.target[:50], world.train.target[:50])
+
+
+# ---- MiniOneRec folders
+
+
+INDEX = {str(i): [f"<a_{i % 3}>", f"<b_{i % 2}>", f"<c_{i}>"] for i in range(8)}
+ROWS = [("u1", "[0]", 1), ("u1", "[0, 1]", 2), ("u2", "[3, 4]", 5), ("u1", "[0, 1, 2]", 0)]
+
+
+def write_folder(folder, index=INDEX, valid=ROWS, test=(("u1", "[1, 2, 0]", 3), ("u2", "[3, 4, 5]", 6)), train=None):
+    (folder / "Toys.index.json").write_text(index if isinstance(index, str) else json.dumps(index, indent=0))
+    for split, rows in (("train", train), ("valid", valid), ("test", test)):
+        if rows is not None:
+            lines = ["user_id,history_item_title,history_item_id,item_id"]
+            lines += rows if rows and isinstance(rows[0], str) else [f'{u},"a\nb","{h}",{i}' for u, h, i in rows]
+            (folder / f"Toys_{split}.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def rows_of(pairs):
+    return {(int(u), tuple(int(i) for i in h if i >= 0), int(t)) for u, h, t in zip(pairs.user, pairs.history, pairs.target)}
+
+
+def test_a_folder_without_a_train_file(tmp_path):
+    world = load_world(write_folder(tmp_path))
+    assert world.sids[5].tolist() == [2, 1, 5]
+    assert rows_of(world.test) == {(0, (1, 2, 0), 3), (1, (3, 4, 5), 6)}
+    steps = {(0, (0,), 1), (0, (0, 1), 2), (0, (0, 1, 2), 0), (1, (3,), 4), (1, (3, 4), 5)}
+    assert rows_of(world.train) | rows_of(world.valid) == steps
+    assert len(world.train) + len(world.valid) == len(steps)
+
+
+def test_a_folder_with_a_train_file_in_subfolders(tmp_path):
+    write_folder(tmp_path, valid=[("u2", "[3]", 4)], train=[("u1", "[0]", 1), ("u2", "[]", 3), ("u2", "[3]", 6)])
+    for split in ("train", "valid", "test"):
+        (tmp_path / split).mkdir()
+        (tmp_path / f"Toys_{split}.csv").rename(tmp_path / split / "Toys_2018.csv")
+    world = load_world(tmp_path)
+    assert rows_of(world.train) == {(0, (0,), 1), (1, (), 3)}  # u2's 6 is a test target
+    assert rows_of(world.valid) == {(1, (3,), 4)}
+    assert "1 pairs dropped" in world.notes[-1]
+
+
+@given(st.lists(st.integers(0, 5), min_size=2, max_size=25), st.integers(2, 10))
+def test_cut_histories_are_merged_into_the_timeline(items, window):
+    rows = [(0, items[max(0, i - window) : i], items[i]) for i in range(1, len(items))]
+    merged = minionerec.merge_histories(rows)
+    assert merged == [(0, items)]
+
+
+def test_a_row_that_does_not_connect_starts_another_timeline():
+    rows = [(0, [1], 2), (0, [7, 2], 3), (1, [1], 2), (0, [2, 3], 4), (0, [], 5)]
+    assert minionerec.merge_histories(rows) == [(0, [1, 2]), (0, [7, 2, 3, 4]), (1, [1, 2]), (0, [5])]
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"index": "{"}, "Toys.index.json:1: not JSON"),
+        ({"index": "[]"}, "Toys.index.json:1: expected an object"),
+        ({"index": {**INDEX, "8": ["<a_1>", "<b_1>"]}}, "item 8: expected codes like <a_0><b_0><c_0>, got ['<a_1>', '<b_1>']"),
+        ({"index": {**INDEX, "8": ["<a_1>", "<b_1>", "c_1"]}}, "item 8: expected codes like"),
+        ({"index": {**INDEX, "8": 3}}, "item 8: expected codes like"),
+        ({"test": None}, "expected exactly one *test*.csv file, found none"),
+        ({"valid": ["u1,x,[0],1,5"]}, "Toys_valid.csv:2: expected 4 fields"),
+        ({"valid": ["u1,x,[0],1", "u1,x,[0]"]}, "Toys_valid.csv:3: expected 4 fields"),
+        ({"valid": ['u1,"x\ny",[0],1', "u1,x,__import__('os'),1"]}, "Toys_valid.csv:4: history_item_id: expected a list of item ids"),
+        ({"valid": ["u1,x,[0.5],1"]}, "Toys_valid.csv:2: history_item_id: expected a list of item ids"),
+        ({"valid": ["u1,x,[99],1"]}, "Toys_valid.csv:2: item 99 is not in the index"),
+        ({"valid": ["u1,x,[0],no"]}, "Toys_valid.csv:2: item 'no' is not in the index"),
+        ({"valid": ['u1,"x,[0],1']}, "Toys_valid.csv:"),
+        ({"valid": []}, "Toys_valid.csv:2: expected at least one row"),
+    ],
+)
+def test_a_broken_folder_names_file_line_and_fault(tmp_path, change, words):
+    with pytest.raises(DataError) as caught:
+        load_world(write_folder(tmp_path, **change))
+    assert words in str(caught.value)
+
+
+def test_a_missing_column(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "Toys_test.csv").write_text("user_id,item_id\nu1,3\n")
+    with pytest.raises(DataError, match="Toys_test.csv:1: expected a column history_item_id, got user_id, item_id"):
+        load_world(tmp_path)
+
+
+def test_index_errors_give_the_line(tmp_path):
+    folder = write_folder(tmp_path, index={**INDEX, "8": []})
+    with pytest.raises(DataError, match=r"Toys.index.json:42: item 8"):  # 8 items of 5 lines and a brace come before
+        load_world(folder)
+
+
+def test_the_real_interactions(amazon):
+    world = load_world(amazon)
+    assert (len(world.sids), len(world.test), len(world.valid)) == (3686, 4533, 1500)
+    assert collisions(world.sids) == 31
+    assert not leaks(world.train, world.test).any()
+    assert (world.train.history[:, -1] >= 0).all()
+
+
+# ---- RecBole
+
+
+HEADER = "user_id:token\titem_id:token\trating:float\ttimestamp:float"
+
+
+def write_inter(path, lines, header=HEADER):
+    path.write_text("\n".join([header, *lines]) + "\n")
+    return path
+
+
+def test_recbole_orders_by_time_and_keeps_the_last(tmp_path):
+    lines = ["ann\tx\t5\t30", "ann\ty\t1\t10", "bob\tx\t3\t1", "ann\tz\t2\t20", "bob\tw\t3\t1"]
+    timelines, items = recbole.read(write_inter(tmp_path / "a.inter", lines))
+    assert timelines == [[1, 2, 0], [0, 3]] and items == 4
+
+
+def test_a_recbole_world(tmp_path):
+    rng = np.random.default_rng(0)
+    lines = [f"u{u}\ti{i}\t3\t{t}" for u in range(60) for t, i in enumerate(rng.integers(90, size=9))]
+    world = load_world(write_inter(tmp_path / "toy.inter", lines))
+    assert world.name == "toy" and world.sids.shape == (len({line.split("\t")[1] for line in lines}), 3)
+    assert len(world.test) == 60 and "SID" in world.describe()
+
+
+@pytest.mark.parametrize(
+    "lines, header, words",
+    [
+        (["a\tb\t1\t2", "a\tb\t1"], HEADER, "x.inter:3: expected 4 tab-separated fields, got 3"),
+        (["a\tb\t1\tnoon"], HEADER, "x.inter:2: timestamp: expected a number, got 'noon'"),
+        (["a\tb\t1\tnan"], HEADER, "x.inter:2: timestamp: expected a number, got 'nan'"),
+        ([], "user_id:token,item_id:token", "x.inter:1: expected a tab-separated column"),
+        (["a\tb\t1\t2"], HEADER, "x.inter:2: expected users with at least four interactions"),
+    ],
+)
+def test_a_broken_inter_file(tmp_path, lines, header, words):
+    with pytest.raises(DataError) as caught:
+        load_world(write_inter(tmp_path / "x.inter", lines, header))
+    assert words in str(caught.value)
+
+
+def test_no_world(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no world at"):
+        load_world(tmp_path / "nope")
+    (tmp_path / "a.txt").touch()
+    with pytest.raises(DataError, match="expected a folder with"):
+        load_world(tmp_path / "a.txt")
