@@ -1,11 +1,14 @@
 """Argument checks: bad input is met at the door, with a message that names the argument, what came and what is wanted."""
 
 import math
+import numbers
 
 import torch
 
+HALF = (torch.float16, torch.bfloat16)
+
 _KINDS = {
-    "floating": ("a floating-point dtype", lambda dtype: dtype.is_floating_point),
+    "floating": ("float32, float64, float16 or bfloat16", lambda dtype: dtype in (torch.float32, torch.float64, *HALF)),
     "int64": ("torch.int64", lambda dtype: dtype == torch.int64),
     "bool": ("torch.bool", lambda dtype: dtype == torch.bool),
     "0/1": ("bool, or a numeric dtype holding only 0 and 1", lambda dtype: not dtype.is_complex),
@@ -24,8 +27,10 @@ class Arguments:
         self.device = None
         self.device_of = None
 
-    def tensor(self, name, value, dims, kind):
+    def tensor(self, name, value, dims, kind, hint=""):
         """Return ``value`` if it is a tensor of the named dimensions and kind (a key of ``_KINDS``), else raise.
+
+        ``hint`` is added to what the message says is wanted.
 
         Raises:
             TypeError: not a tensor, or another dtype.
@@ -37,7 +42,8 @@ class Arguments:
         if not accepts(value.dtype):
             raise TypeError(f"{name}: expected {wanted}, got {value.dtype}")
         if not self._shape_agrees(value.shape, dims.split()):
-            raise ValueError(f"{name}: expected shape {self._describe(dims)}, got {tuple(value.shape)}")
+            wanted = f"{self._describe(dims)} {hint}".rstrip()
+            raise ValueError(f"{name}: expected shape {wanted}, got {tuple(value.shape)}")
         if self.device is None:
             self.device, self.device_of = value.device, name
         elif value.device != self.device:
@@ -98,10 +104,28 @@ def group_tensors(rewards=None, scores=None, repairable=None, tie_break=None):
         refuse("tie_break", tie_break.isnan(), tie_break, "values that can be ranked")
 
 
-def number(name, value, low, include_low=True):
-    """Return ``value`` if it is a finite real number ``>= low`` (``> low`` without ``include_low``), else raise."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+def number(name, value, low, include_low=True, dtype=None):
+    """Return ``value`` as a float if it is a finite real number ``>= low`` (``> low`` without ``include_low``), else raise.
+
+    With ``dtype``, it must not overflow, or vanish, in that dtype.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
-    if not math.isfinite(value) or value < low or (value == low and not include_low):
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number) or number < low or (number == low and not include_low):
         raise ValueError(f"{name}: expected a finite number {'>=' if include_low else '>'} {low}, got {value}")
+    if dtype is not None and number:
+        stored = torch.tensor(number, dtype=torch.float64).to(dtype).item()
+        if not math.isfinite(stored) or stored == 0:
+            raise ValueError(f"{name}: expected a number that {dtype} can hold, got {value}, which becomes {stored}")
+    return number
+
+
+def flag(name, value):
+    """Return ``value`` if it is True or False, else raise: a number given by position would pass for one."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: expected True or False, got {value!r}")
     return value

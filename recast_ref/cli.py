@@ -3,9 +3,13 @@
 import argparse
 import difflib
 import importlib.util
+import os
 import sys
 
-LAB_PACKAGES = ("rich", "matplotlib", "jinja2", "sklearn")
+from . import __version__
+
+LAB_PACKAGES = {"rich": "rich", "matplotlib": "matplotlib", "jinja2": "jinja2", "sklearn": "scikit-learn"}  # by import name
+INSTALL_LAB = 'pip install -e ".[lab]" in the checkout'
 WORLDS = "'synthetic', a folder in MiniOneRec's format, or a RecBole .inter file"
 
 
@@ -36,8 +40,19 @@ def _suggest(word, known):
 
 def main(argv=None):
     """Run the command; returns the exit code: 0, 2 for bad usage or bad data, 130 if interrupted."""
+    try:
+        return _run(argv)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output, head for example, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(argv):
     parser = Parser(prog="recast-ref", description="Group RL, repair and contrast for generative recommendation.")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    parser.add_argument("--version", action="version", version=f"recast-ref {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="{compare,explain,info}", required=True, parser_class=Parser)
     _compare_options(commands.add_parser("compare", help="train every arm on the same prompts and compare them"))
     commands.add_parser("explain", help="one group of eight rollouts, step by step")
     commands.add_parser("info", help="versions, devices, and which paths are built")
@@ -50,6 +65,7 @@ def main(argv=None):
         print(info())
     else:
         return _compare(parser, options)
+    sys.stdout.flush()
     return 0
 
 
@@ -62,7 +78,7 @@ def _compare_options(parser):
     parser.add_argument("--rollout", choices=("sample", "beam"), default="sample", help="how groups are made")
     parser.add_argument("--out", metavar="DIR", help="where results go (default: a new folder in runs/)")
     parser.add_argument("--resume", action="store_true", help="continue the interrupted run in --out")
-    parser.add_argument("--quick", action="store_true", help="a small run, under a minute: to look, not to quote")
+    parser.add_argument("--quick", action="store_true", help="a run of under a minute, too small to quote")
 
 
 def _at_least(low):
@@ -81,7 +97,7 @@ def _at_least(low):
 def _compare(parser, options):
     missing = missing_packages(LAB_PACKAGES)
     if missing:
-        parser.error(f"compare needs {', '.join(missing)}: pip install 'recast-ref[lab]'")
+        parser.error(f"compare needs {', '.join(missing)}: {INSTALL_LAB}")
     if options.resume and not options.out:
         parser.error("--resume needs --out DIR, the folder of the run to continue")
 
@@ -103,11 +119,12 @@ def _compare(parser, options):
     except (DataError, ResumeError) as error:
         parser.error(str(error))
     except OSError as error:  # a path that is missing, not readable, no folder, ...
-        parser.error(f"{error.filename}: {error.strerror}" if error.strerror else str(error))
+        parser.error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
 
 
 def missing_packages(names):
-    return [name for name in names if importlib.util.find_spec(name) is None]
+    """Which of the packages, ``{import name: name to install}``, are not there."""
+    return [package for name, package in names.items() if importlib.util.find_spec(name) is None]
 
 
 def info():
@@ -116,8 +133,6 @@ def info():
 
     import numpy
     import torch
-
-    from . import __version__
 
     missing = missing_packages(LAB_PACKAGES)
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -129,7 +144,7 @@ def info():
         "devices": ", ".join(["cpu", *gpus]),
         "reference": "ready (pure PyTorch)",
         "fast": "not part of this version",
-        "lab": f"missing {', '.join(missing)}: pip install 'recast-ref[lab]'" if missing else "ready",
+        "lab": f"missing {', '.join(missing)}: {INSTALL_LAB}" if missing else "ready",
     }
     return "\n".join(f"{name:<11} {value}" for name, value in lines.items())
 

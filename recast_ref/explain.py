@@ -18,7 +18,7 @@ ROLLOUTS = (
 
 
 def explain():
-    """The text that ``recast-ref explain`` prints. Every number in it is computed by ``recast_ref.reference``."""
+    """The text that ``recast-ref explain`` prints. The table is computed by ``recast_ref.reference``."""
     responses = torch.tensor(ROLLOUTS)
     predictions, targets = responses[None, :, None], torch.tensor(TARGET)[None, None]  # (1, 8, 1, 3), (1, 1, 3)
     rewards = reference.hit_rewards(predictions, targets)

@@ -1,5 +1,7 @@
 """Draws of the inputs of ``recast_ref.reference``. Every value is drawn, so that a failure shrinks to a small group."""
 
+import math
+
 import torch
 from hypothesis import strategies as st
 
@@ -12,9 +14,11 @@ def groups(draw, sizes=SMALL, graded=st.booleans()):
     q, g = draw(sizes), draw(sizes)
     hits = draw(st.sampled_from([[0.0], [0.0, 0.0, 0.0, 1.0], [0.0, 1.0], [1.0]]))
     if draw(graded):
-        hits = [0.5 * h if draw(st.booleans()) else h for h in hits] + [0.0]
+        hits = [h * draw(st.sampled_from([0.0001, 0.1, 0.5, 1.0, 3.0])) for h in hits] + [0.0]
     rewards = _matrix(draw, q, g, st.sampled_from(hits))
-    scores = _matrix(draw, q, g, st.sampled_from([0.0, 0.01, 0.1, 1.0]))
+    # Structural scores, or any other that can be ranked.
+    ranks = draw(st.sampled_from([[0.0, 0.01, 0.1, 1.0], [0.0, 0.01, 0.1], [-math.inf, -1.0, 0.0001, 2.0]]))
+    scores = _matrix(draw, q, g, st.sampled_from(ranks))
     repairable = torch.tensor(draw(st.lists(st.booleans(), min_size=q, max_size=q)), dtype=torch.bool)
     tie_break = _matrix(draw, q, g, st.sampled_from([0.0, 0.25, 0.5, 0.75]))
     return rewards, scores, repairable, tie_break
@@ -40,7 +44,7 @@ def sids(draw):
 
 @st.composite
 def loss_inputs(draw, dtype=torch.float64):
-    """Arguments of ``policy_loss``, ragged masks and ratios on both sides of every clip among them."""
+    """Arguments and options of ``policy_loss``: ragged masks, and ratios on both sides of every clip and clamp."""
     b, t = draw(st.integers(0, 4)), draw(st.integers(0, 4))
 
     def matrix(values, columns=t):
@@ -49,11 +53,15 @@ def loss_inputs(draw, dtype=torch.float64):
         return torch.tensor(cells, dtype=dtype).view(shape)
 
     logps = matrix(st.floats(-6, 0))
-    shift = matrix(st.floats(-2.5, 2.5))
-    ref_shift = matrix(st.floats(-4, 4))
+    far = st.sampled_from([-30.0, 30.0])
+    shift = matrix(st.floats(-2.5, 2.5) | far)
+    ref_shift = matrix(st.floats(-4, 4) | far)
     advantages = matrix(st.floats(-2, 2)) if draw(st.booleans()) else matrix(st.floats(-2, 2), 1)[:, 0]
     mask = matrix(st.sampled_from([0.0, 1.0])).bool()
     options = {
+        "clip_low": draw(st.sampled_from([0.0, 0.2, 0.5])),
+        "clip_high": draw(st.sampled_from([0.28, 1.0])),
+        "dual_clip": draw(st.sampled_from([1.5, 3.0, 10.0])),
         "kl_coef": draw(st.sampled_from([0.0, 0.1])),
         "aggregate": draw(st.sampled_from(["token-mean", "seq-mean-token-mean", "seq-mean-token-sum"])),
     }

@@ -20,19 +20,20 @@ README = Path(__file__).parents[1] / "README.md"
 
 
 def run(*arguments, cwd=None):
-    return subprocess.run([sys.executable, "-m", "recast_ref", *arguments], capture_output=True, text=True, cwd=cwd)
+    return subprocess.run([sys.executable, "-m", "recast_ref", *arguments], capture_output=True, text=True, cwd=cwd, timeout=300)
 
 
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ([], "COMMAND"),
+        ([], "{compare,explain,info}"),
         (["compar"], "invalid choice: 'compar'"),
         (["compare", "--seed", "3"], "unknown argument --seed (did you mean --seeds?)"),
         (["compare", "--seeds", "0"], "--seeds: expected a whole number, at least 1, got '0'"),
         (["compare", "--group-size", "1"], "--group-size: expected a whole number, at least 2, got '1'"),
         (["compare", "--arms", "grop"], "no arm grop (did you mean grpo?)"),
         (["compare", "--world", "no/such/place"], "no world at no/such/place"),
+        (["compare", "--world", ""], "no world at"),
         (["compare", "--resume"], "--resume needs --out DIR"),
         (["compare", "--out", "here", "--resume"], "here holds no run to resume"),
         (["compare", "--out", __file__], "test_cli.py"),
@@ -83,7 +84,9 @@ def test_compare_from_files_to_report(tmp_path):
 
 @pytest.mark.parametrize("name", [m.name for m in pkgutil.walk_packages(recast_ref.__path__, "recast_ref.") if "__main__" not in m.name])
 def test_examples_in_docstrings(name):
-    assert doctest.testmod(importlib.import_module(name), extraglobs={"torch": torch}).failed == 0
+    result = doctest.testmod(importlib.import_module(name), extraglobs={"torch": torch})
+    assert result.failed == 0
+    assert result.attempted or name.rpartition(".")[2] not in ("repairing", "contrasting", "recasting", "branching", "memory")
 
 
 def test_example_in_the_readme():
@@ -94,6 +97,6 @@ def test_the_core_needs_torch_and_numpy_only():
     """Importing the package, the reference and the command line must not import an extra."""
     code = (
         "import sys, recast_ref, recast_ref.reference, recast_ref.cli, recast_ref.explain;"
-        "print([m for m in ('rich', 'matplotlib', 'sklearn', 'scipy') if m in sys.modules])"
+        "print([m for m in ('rich', 'matplotlib', 'jinja2', 'sklearn', 'scipy', 'hypothesis') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

@@ -27,14 +27,23 @@ T = torch.tensor
         ([[12, 7, 40], [12, 7, 40]], 0.1, 0.0),  # a duplicate counts once
         ([[12, 7, 40], [12, 7, -1]], 0.1, 0.0),  # padding does not count
         ([[-1, -1, -1]], 0.0, 0.0),  # an empty set
-        ([[44, 1, 2], [12, 7, 40]], 0.55, 0.0),  # the best of two targets for each
+        ([[44, 1, 2], [12, 7, 40]], 0.55, 1.0),  # each against the target it agrees with best
     ],
 )
 def test_scores_by_hand(prediction, score, reward):
-    targets = T([[[12, 7, 201], [44, 1, 2], [-1, 0, 0]]]) if score == 0.55 else T([[[12, 7, 201], [-1, 7, 201]]])
-    predictions = T([[prediction]])
+    predictions, targets = T([[prediction]]), T([[[12, 7, 201], [44, 1, 2], [-1, 7, 201]]])
     assert R.structural_scores(predictions, targets).item() == pytest.approx(score)
-    assert R.hit_rewards(predictions, targets).item() == (1.0 if score == 0.55 else reward)
+    assert R.hit_rewards(predictions, targets).item() == reward
+
+
+@pytest.mark.parametrize("matched", range(16))
+def test_fifteen_levels(matched):
+    target = torch.arange(15)
+    prediction = torch.where(torch.arange(15) < matched, target, target + 1)
+    predictions = prediction.expand(1, 1, 100, 15).clone()
+    predictions[0, 0, 1:, 0] = torch.arange(100, 199)  # 99 that match nothing
+    u = R.structural_scores(predictions, target[None, None])
+    assert u.item() == pytest.approx((10.0 ** (matched - 15) if matched else 0) / 100, rel=1e-6)
 
 
 def test_regimes_and_grpo_by_hand():
@@ -45,7 +54,10 @@ def test_regimes_and_grpo_by_hand():
     # mean 1/8; sum of squares 7/8; std sqrt(1/8); (1 - 1/8) / sqrt(1/8) = 7 / sqrt(8)
     assert advantages[1, 0].item() == pytest.approx(7 / math.sqrt(8), rel=1e-5)
     assert advantages[1, 1].item() == pytest.approx(-1 / math.sqrt(8), rel=1e-5)
+    assert R.group_advantages(rewards)[2].tolist() == [pytest.approx(1.620, abs=1e-3)] * 2 + [pytest.approx(-0.540, abs=1e-3)] * 6
     assert R.group_advantages(rewards, normalize=False)[1].tolist() == [0.875] + [-0.125] * 7
+    assert R.group_advantages(rewards, eps=1.0)[1, 0].item() == pytest.approx(0.875 / (8**-0.5 + 1))
+    assert (R.group_advantages(torch.ones(1, 8)) == 0).all()
 
 
 def test_a_group_of_one_keeps_its_reward():
@@ -102,6 +114,17 @@ def test_recast_by_hand():
     assert result.positive.tolist() == [1, 1, -1, -1]
     assert result.negative.tolist() == [0, 0, -1, -1]
     assert result.advantages.tolist() == [[-1, 1, 0], [-1, 1, 0], [0, 0, 0], [0, 0, 0]]
+
+
+def test_a_group_of_one_is_repaired_and_skipped():
+    assert [x.tolist() for x in R.recast(T([[0.0]]), T([[0.0]]))] == [[0], [-1], [-1], [[0.0]]]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), max_size=8))
+def test_branch_mask_equals_the_loop(tokens):
+    positive, negative = T([p for p, _ in tokens], dtype=torch.int64), T([n for _, n in tokens], dtype=torch.int64)
+    expected = [any(p != n for p, n in tokens[: t + 1]) for t in range(len(tokens))]
+    assert R.branch_mask(positive, negative).tolist() == expected
 
 
 def test_branch_mask_by_hand():
@@ -163,7 +186,7 @@ def loop_recast(rewards, scores, repairable, tie_break, weight, negative_weight)
     return slots, positives, negatives, rows
 
 
-@given(groups(), st.sampled_from([0.5, 1.0, 2.0]), st.sampled_from([0.25, 1.0]))
+@given(groups(), st.sampled_from([0.5, 1.0, 2.0]), st.sampled_from([0.0, 0.25, 1.0]))
 def test_recast_equals_the_loops(inputs, weight, negative_weight):
     rewards, scores, repairable, tie_break = inputs
     result = R.recast(rewards, scores, repairable, weight, negative_weight, tie_break)
@@ -302,7 +325,7 @@ Z = torch.zeros
         (lambda: R.recast(Z(2, 3), Z(2, 4)), ValueError, "scores: expected shape (Q=2, G=3), got (2, 4)"),
         (lambda: R.recast(Z(2, 3, 1), Z(2, 3)), ValueError, "rewards: expected shape (Q, G), got (2, 3, 1)"),
         (lambda: R.recast([[0.0]], Z(1, 1)), TypeError, "rewards: expected a torch.Tensor, got list"),
-        (lambda: R.recast(Z(2, 3).long(), Z(2, 3)), TypeError, "rewards: expected a floating-point dtype, got torch.int64"),
+        (lambda: R.recast(Z(2, 3).long(), Z(2, 3)), TypeError, "rewards: expected float32, float64, float16 or bfloat16, got torch.int64"),
         (lambda: R.repair(Z(2, 3), Z(2, 3), Z(2)), TypeError, "repairable: expected torch.bool, got torch.float32"),
         (lambda: R.repair(Z(2, 3), Z(2, 3), Z(3).bool()), ValueError, "repairable: expected shape (Q=2,), got (3,)"),
         (lambda: R.contrast(T([[0.0, math.nan]]), Z(1, 2)), ValueError, "rewards: expected finite values >= 0, got nan at [0, 1]"),
@@ -314,10 +337,15 @@ Z = torch.zeros
         (lambda: R.contrast(Z(1, 2), Z(1, 2), weight="1"), TypeError, "weight: expected a number, got str"),
         (lambda: R.contrast(Z(1, 2), Z(1, 2), negative_weight=-0.1), ValueError, "negative_weight: expected a finite number >= 0"),
         (lambda: R.contrast(Z(1, 2), Z(1, 2, device="meta")), ValueError, "scores: expected device cpu, where rewards is, got meta"),
-        (lambda: R.group_advantages(Z(1, 2), eps=math.nan), ValueError, "eps: expected a finite number >= 0, got nan"),
+        (lambda: R.group_advantages(Z(1, 2), 1e-6), TypeError, "normalize: expected True or False, got 1e-06"),
+        (lambda: R.contrast(Z(1, 2), Z(1, 2), weight=10**400), ValueError, "weight: expected a finite number > 0"),
+        (lambda: R.contrast(Z(1, 2).half(), Z(1, 2), weight=1e6), ValueError, "weight: expected a number that torch.float16 can hold"),
+        (lambda: R.contrast(Z(1, 2).half(), Z(1, 2), weight=1e-9), ValueError, "can hold, got 1e-09, which becomes 0.0"),
+        (lambda: R.group_advantages(Z(1, 2), eps=math.nan), ValueError, "eps: expected a finite number > 0, got nan"),
         (lambda: R.hit_rewards(Z(1, 2, 1, 3).long(), Z(1, 1, 4).long()), ValueError, "targets: expected shape (Q=1, K, L=3), got (1, 1, 4)"),
         (lambda: R.structural_scores(Z(1, 2, 1, 3), Z(1, 1, 3).long()), TypeError, "predictions: expected torch.int64, got torch.float32"),
         (lambda: R.structural_scores(Z(1, 2, 1, 0).long(), Z(1, 1, 0).long()), ValueError, "expected 1 to 15 codes per SID"),
+        (lambda: R.structural_scores(Z(1, 2, 1, 16).long(), Z(1, 1, 16).long()), ValueError, "expected 1 to 15 codes per SID"),
         (lambda: R.branch_mask(Z(2, 3).long(), Z(2, 4).long()), ValueError, "negative_tokens: expected shape (2, T=3), got (2, 4)"),
     ],
 )

@@ -63,8 +63,8 @@ def fresh_folder(world, settings, quick):
 
 
 HEADERS = (
-    *("arm", "pass@1 %", "vs grpo", "recall@10 %", "vs grpo", "recall@32 %", "sampled_p@1 %"),
-    *("update ms", "peak MB", "rollouts to match"),
+    *("arm", "pass@1", "vs grpo", "recall@10", "vs grpo", "recall@32", "sampled p@1"),
+    *("update ms", "peak MB", "to match"),
 )
 RELATIVE = ("pass@1", "recall@10")
 
@@ -77,7 +77,7 @@ def rows(results):
         row = [arm]
         for metric in QUALITY:
             mean, spread = experiment.mean_and_spread(records, metric)
-            row.append(f"{mean * 100:.2f}" + ("" if spread is None else f" ± {spread * 100:.2f}"))
+            row.append(f"{mean * 100:.2f}" + ("" if spread is None else f" ±{spread * 100:.2f}"))
             if metric in RELATIVE:
                 baseline = experiment.mean_and_spread(grpo, metric)[0] if grpo else 0
                 row.append(f"{mean / baseline - 1:+.0%}" if baseline and arm != "grpo" else "")
@@ -94,7 +94,7 @@ def table(results):
     """The comparison as a table for the terminal."""
     shown = Table(title=title(results), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for i, header in enumerate(HEADERS):
-        shown.add_column(header, justify="right" if i else "left")
+        shown.add_column(header.replace(" ", "\n").replace("l@", "l\n@"), justify="right" if i else "left", no_wrap=not i, vertical="bottom")
     for row in rows(results):
         shown.add_row(*row)
     return shown
@@ -113,12 +113,12 @@ def legend(results):
     """What the table's columns mean, a line each."""
     seeds = results["settings"]["seeds"]
     lines = [
-        f"Quality over the test pairs: mean{' ± standard deviation' if seeds > 1 else ''} over {_seeds(seeds)}"
+        f"Quality in %, over the test pairs: mean{' ± standard deviation' if seeds > 1 else ''} over {_seeds(seeds)}"
         + (", and the change relative to grpo." if "grpo" in results["arms"] else "."),
-        "Update: old, reference and actor passes of one step, each prompt read once for its group, one thread.",
+        "Update, peak: old, reference and actor passes of one step, each prompt read once for its group, one thread.",
     ]
     if results["matched_budget"]:
-        lines.append("Rollouts to match: to reach grpo's final recall@10 on validation, as a share of grpo's rollouts.")
+        lines.append("To match: rollouts to reach grpo's final recall@10 on validation, as a share of grpo's rollouts.")
     cells = {(cell["layout"], cell["update"]): cell for cell in results["cost"]}
     for layout in dict.fromkeys(cell["layout"] for cell in results["cost"]):
         group, pair = cells[layout, "group"], cells[layout, "pair"]

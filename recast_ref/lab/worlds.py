@@ -111,7 +111,7 @@ def load_world(where):
     if where == "synthetic":
         return synthetic.make()
     path = Path(where)
-    if not path.exists():
+    if not where or not path.exists():
         raise FileNotFoundError(f"no world at {where}: expected 'synthetic', a folder with *.index.json, or a .inter file")
     if path.is_dir():
         return minionerec.load(path)

@@ -1,8 +1,8 @@
 """Branch point: where the negative leaves the positive (ours, not in the paper; RAD-DPO, arXiv 2602.23964, for DPO).
 
-The hardest negative is the one that shares the most leading codes with the positive. On those shared tokens ``+w`` and
-``-w`` cancel, so the published pair teaches only the codes after the split. If the negative counts only from its branch
-point on, the shared codes keep the positive's signal::
+With one target and one SID per response, the hardest negative is the one that shares the most leading codes with the
+positive. On those shared tokens ``+w`` and ``-w`` cancel, so the published pair teaches only the codes after the split. If
+the negative counts only from its branch point on, the shared codes keep the positive's signal::
 
     positive     12   7  201      advantage  +w  +w  +w
     negative     12   7   40      advantage   0   0  -w

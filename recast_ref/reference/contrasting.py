@@ -4,7 +4,8 @@
 yet closest to right. ``A_{i+} = +w``, ``A_{i-} = -w``, all else 0. So the update needs two responses, however wide the
 search was; the trainer drops the others before any log-prob is computed.
 
-With sampled log-prob ratios of 1 the pair's losses ``-w`` and ``+w`` cancel and the logged loss is 0. The gradient is not.
+At the first update every ratio is 1, so for equally long responses the pair's losses ``-w`` and ``+w`` cancel and the logged
+loss is 0. The gradient is not.
 """
 
 from typing import NamedTuple
@@ -28,13 +29,12 @@ def contrast(rewards, scores, weight=1.0, negative_weight=None, tie_break=None):
 
     A positive is ``r > 0``, a negative is ``r == 0``; rewards may be graded. A group without one of the two is skipped.
     Ties go to the largest tie key, else to the lowest index. Give random keys in training: beam rollouts come sorted by
-    probability, and "lowest index" would then always punish the policy's own first choice. (Our choice; the paper is
-    silent on ties.)
+    probability, so in every tie "lowest index" would punish the likeliest response. (Our choice; the paper is silent.)
 
     Args:
         rewards: floating ``(Q, G)``, finite and >= 0.
         scores: floating ``(Q, G)``, structural scores ``u``, no NaN.
-        weight: ``w`` > 0, the positive's advantage.
+        weight: ``w`` > 0, the positive's advantage; the dtype of ``rewards`` must be able to hold it.
         negative_weight: ``w_neg`` >= 0, if the negative is to count differently. Default: ``weight``, as published.
         tie_break: floating ``(Q, G)``, no NaN.
 
@@ -51,8 +51,11 @@ def contrast(rewards, scores, weight=1.0, negative_weight=None, tie_break=None):
     Source: the ReCast paper, boundary-focused contrast.
     """
     group_tensors(rewards, scores, tie_break=tie_break)
-    number("weight", weight, low=0, include_low=False)
-    negative_weight = weight if negative_weight is None else number("negative_weight", negative_weight, low=0)
+    weight = number("weight", weight, low=0, include_low=False, dtype=rewards.dtype)
+    if negative_weight is None:
+        negative_weight = weight
+    else:
+        negative_weight = number("negative_weight", negative_weight, low=0, dtype=rewards.dtype)
     rewards, scores = rewards.detach(), scores.detach()
 
     positive = first_best(rewards, rewards > 0, tie_break)

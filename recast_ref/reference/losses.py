@@ -6,25 +6,26 @@ Per token, with ``ratio = exp(logp - old_logp)`` and advantage ``A``::
     policy = min(policy, -A * dual_clip)                      where A < 0
     kl     = exp(ref_logp - logp) - (ref_logp - logp) - 1     the k3 estimator, "low_var_kl"
 
-Token losses are then averaged over the unmasked tokens, and ``loss = policy + kl_coef * kl``.
+Both log-ratios are clamped to ±20 before ``exp``, and kl to ±10 after. Token losses are then averaged over the unmasked
+tokens, and ``loss = policy + kl_coef * kl``.
 """
 
 from typing import NamedTuple
 
 import torch
 
-from .._checks import Arguments, number, refuse
+from .._checks import HALF, Arguments, number, refuse
 
 AGGREGATES = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum")
 
 
 class PolicyLoss(NamedTuple):
-    """0-d tensors. Only ``loss``, ``policy`` and ``kl`` carry a gradient."""
+    """0-d tensors: float32, or float64 if an input is. ``loss``, ``policy`` and ``kl`` carry a gradient to ``logps``."""
 
     loss: torch.Tensor  # policy + kl_coef * kl
     policy: torch.Tensor  # the clipped surrogate
     kl: torch.Tensor  # k3 estimate of KL(policy || reference), 0 without ref_logps
-    clip_fraction: torch.Tensor  # share of unmasked tokens where the clipped term is the larger one
+    clip_fraction: torch.Tensor  # share of unmasked tokens where the clipped term is the larger (the dual clip not counted)
 
 
 def token_logps(logits, tokens):
@@ -47,10 +48,17 @@ def token_logps(logits, tokens):
     arguments.tensor("logits", logits, "... T V", "floating")
     arguments.tensor("tokens", tokens, "... T", "int64")
     refuse("tokens", (tokens < 0) | (tokens >= logits.shape[-1]), tokens, f"values in [0, V={logits.shape[-1]})")
-    if logits.dtype != torch.float64:
-        logits = logits.float()
-    chosen = logits.gather(dim=-1, index=tokens[..., None]).squeeze(-1)
-    return chosen - logits.logsumexp(dim=-1)
+    return _widen(logits).log_softmax(dim=-1).gather(dim=-1, index=tokens[..., None]).squeeze(-1)
+
+
+def _widen(x):
+    return x.float() if x.dtype in HALF else x
+
+
+def _mask(arguments, mask):
+    arguments.tensor("mask", mask, "B T", "0/1")
+    refuse("mask", (mask != 0) & (mask != 1), mask, "only 0 and 1")
+    return mask.bool()
 
 
 def policy_loss(
@@ -66,6 +74,8 @@ def policy_loss(
     aggregate="token-mean",
 ):
     """Clipped policy loss with dual clip and KL penalty, as verl computes it, clamps included.
+
+    Half-precision inputs are widened to float32 first. A NaN that is not masked makes the loss NaN, for the trainer to see.
 
     Args:
         logps: floating ``(B, T)``, log-probs of the tokens under the policy being trained.
@@ -95,9 +105,8 @@ def policy_loss(
         arguments.tensor("advantages", advantages, "B", "floating")
         advantages = advantages[:, None].expand_as(logps)
     else:
-        arguments.tensor("advantages", advantages, "B T", "floating")
-    arguments.tensor("mask", mask, "B T", "0/1")
-    refuse("mask", (mask != 0) & (mask != 1), mask, "only 0 and 1")
+        arguments.tensor("advantages", advantages, "B T", "floating", hint="or (B,)")
+    mask = _mask(arguments, mask)
     if ref_logps is not None:
         arguments.tensor("ref_logps", ref_logps, "B T", "floating")
     number("clip_low", clip_low, low=0)
@@ -108,10 +117,8 @@ def policy_loss(
     if aggregate not in AGGREGATES:
         raise ValueError(f"aggregate: expected one of {', '.join(AGGREGATES)}, got {aggregate!r}")
 
-    mask = mask.bool()
-
     def unmasked(x):  # before any arithmetic: a gradient through exp(nan) * 0 would be nan
-        return torch.where(mask, x, 0.0)
+        return torch.where(mask, _widen(x), 0.0)
 
     logps, advantages = unmasked(logps), unmasked(advantages.detach())
     ratio = (logps - unmasked(old_logps.detach())).clamp(-20, 20).exp()
@@ -128,7 +135,8 @@ def policy_loss(
         kl = _aggregate((log_ratio.exp() - log_ratio - 1).clamp(-10, 10), mask, aggregate)
 
     clip_fraction = _aggregate((clipped > unclipped).to(policy.dtype), mask, "token-mean")
-    return PolicyLoss(policy + kl_coef * kl, policy, kl, clip_fraction)
+    loss = policy + kl_coef * kl if kl_coef else policy
+    return PolicyLoss(loss, policy, kl, clip_fraction)
 
 
 def logits_loss(
@@ -146,12 +154,14 @@ def logits_loss(
 ):
     """:func:`policy_loss` of :func:`token_logps`: from logits ``(B, T, V)`` and tokens ``(B, T)`` to the loss.
 
-    Args, returns and errors are those of the two functions it composes.
+    Args, returns and errors are those of the two functions it composes. What is masked has no influence here either: its
+    logits may be all ``-inf`` or NaN, its token -100.
     """
     arguments = Arguments()
     arguments.tensor("logits", logits, "B T V", "floating")
     arguments.tensor("tokens", tokens, "B T", "int64")
-    logps = token_logps(logits, tokens)
+    mask = _mask(arguments, mask)
+    logps = token_logps(torch.where(mask[..., None], logits, 0.0), tokens.where(mask, 0))
     return policy_loss(
         logps, old_logps, advantages, mask, ref_logps, clip_low, clip_high, dual_clip, kl_coef, aggregate
     )

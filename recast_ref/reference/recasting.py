@@ -21,8 +21,8 @@ class ReCast(NamedTuple):
 def recast(rewards, scores, repairable=None, weight=1.0, negative_weight=None, tie_break=None):
     """Turn groups of any regime into pairs: :func:`~.repair` where there is no hit, then :func:`~.contrast`.
 
-    A group is skipped (``positive = negative = -1``) if it has no hit and cannot be repaired, if every response hits, or
-    if it is a group of one: then no pair exists.
+    A group is skipped (``positive = negative = -1``) where no pair exists: it has no hit and cannot be repaired, or every
+    response hits. An all-zero group of one is skipped too, although ``slot`` is 0: its anchor has no negative.
 
     Args:
         rewards: floating ``(Q, G)``, finite and >= 0.

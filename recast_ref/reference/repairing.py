@@ -24,8 +24,9 @@ class Repair(NamedTuple):
 def repair(rewards, scores, repairable=None, tie_break=None):
     """Choose where the anchor goes, and give that response ``r = 1`` and ``u = 1``.
 
-    Ties for the lowest score go to the largest tie key, else to the lowest index. Give random keys in training: with
-    rollouts sorted by probability a fixed order always hits the same rank. (The paper is silent; this is our choice.)
+    Ties for the lowest score go to the largest tie key, else to the lowest index. Give random keys in training: where
+    rollouts come sorted by probability, a fixed order would replace the likeliest of the tied responses every time.
+    (The paper is silent; this is our choice.)
 
     Args:
         rewards: floating ``(Q, G)``, finite and >= 0.
