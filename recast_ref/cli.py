@@ -8,7 +8,12 @@ import sys
 
 from . import __version__
 
-LAB_PACKAGES = {"rich": "rich", "matplotlib": "matplotlib", "jinja2": "jinja2", "sklearn": "scikit-learn"}  # by import name
+LAB_PACKAGES = {
+    "rich": "rich",
+    "matplotlib": "matplotlib",
+    "jinja2": "jinja2",
+    "sklearn": "scikit-learn",
+}  # by import name
 INSTALL_LAB = 'pip install -e ".[lab]" in the checkout'
 WORLDS = "'synthetic', a folder in MiniOneRec's format, or a RecBole .inter file"
 
@@ -52,7 +57,9 @@ def main(argv=None):
 def _run(argv):
     parser = Parser(prog="recast-ref", description="Group RL, repair and contrast for generative recommendation.")
     parser.add_argument("--version", action="version", version=f"recast-ref {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="{compare,explain,info}", required=True, parser_class=Parser)
+    commands = parser.add_subparsers(
+        dest="command", metavar="{compare,explain,info}", required=True, parser_class=Parser
+    )
     _compare_options(commands.add_parser("compare", help="train every arm on the same prompts and compare them"))
     commands.add_parser("explain", help="one group of eight rollouts, step by step")
     commands.add_parser("info", help="versions, devices, and which paths are built")
@@ -72,9 +79,15 @@ def _run(argv):
 def _compare_options(parser):
     # Arms are checked in _compare, where their names are known: importing the lab takes seconds.
     parser.add_argument("--world", default="synthetic", help=f"{WORLDS} (default: synthetic)")
-    parser.add_argument("--arms", nargs="+", metavar="ARM", help="some of: grpo recast recast-branch repair contrast sft")
-    parser.add_argument("--group-size", type=_at_least(2), default=8, metavar="G", help="responses per prompt (default: 8)")
-    parser.add_argument("--seeds", type=_at_least(1), metavar="N", help="runs of each arm (default: 3; with --quick: 1)")
+    parser.add_argument(
+        "--arms", nargs="+", metavar="ARM", help="some of: grpo recast recast-branch repair contrast sft"
+    )
+    parser.add_argument(
+        "--group-size", type=_at_least(2), default=8, metavar="G", help="responses per prompt (default: 8)"
+    )
+    parser.add_argument(
+        "--seeds", type=_at_least(1), metavar="N", help="runs of each arm (default: 3; with --quick: 1)"
+    )
     parser.add_argument("--rollout", choices=("sample", "beam"), default="sample", help="how groups are made")
     parser.add_argument("--out", metavar="DIR", help="where results go (default: a new folder in runs/)")
     parser.add_argument("--resume", action="store_true", help="continue the interrupted run in --out")
@@ -103,7 +116,7 @@ def _compare(parser, options):
 
     from .lab import console
     from .lab.arms import ARMS
-    from .lab.experiment import ResumeError, Settings
+    from .lab.experiment import ExperimentError, Settings
     from .lab.worlds import DataError, load_world
 
     arms = tuple(dict.fromkeys(options.arms or ARMS))
@@ -116,7 +129,7 @@ def _compare(parser, options):
     settings = Settings.quick(**changes) if options.quick else Settings(**changes)
     try:
         return console.compare(load_world(options.world), settings, options)
-    except (DataError, ResumeError) as error:
+    except (DataError, ExperimentError) as error:
         parser.error(str(error))
     except OSError as error:  # a path that is missing, not readable, no folder, ...
         parser.error(f"{error.filename}: {error.strerror}" if error.filename else str(error))

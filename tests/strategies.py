@@ -9,11 +9,11 @@ SMALL = st.integers(0, 5)
 
 
 @st.composite
-def groups(draw, sizes=SMALL, graded=st.booleans()):
+def groups(draw):
     """``rewards, scores, repairable, tie_break`` of sparse-hit groups; many ties, and every hit rate from none to all."""
-    q, g = draw(sizes), draw(sizes)
+    q, g = draw(SMALL), draw(SMALL)
     hits = draw(st.sampled_from([[0.0], [0.0, 0.0, 0.0, 1.0], [0.0, 1.0], [1.0]]))
-    if draw(graded):
+    if draw(st.booleans()):
         hits = [h * draw(st.sampled_from([0.0001, 0.1, 0.5, 1.0, 3.0])) for h in hits] + [0.0]
     rewards = _matrix(draw, q, g, st.sampled_from(hits))
     # Structural scores, or any other that can be ranked.
@@ -37,7 +37,9 @@ def sids(draw):
 
     def codes(*shape):
         count = torch.Size(shape).numel()
-        return torch.tensor(draw(st.lists(st.integers(-1, 2), min_size=count, max_size=count)), dtype=torch.int64).view(shape)
+        return torch.tensor(draw(st.lists(st.integers(-1, 2), min_size=count, max_size=count)), dtype=torch.int64).view(
+            shape
+        )
 
     return codes(q, g, m, levels), codes(q, k, levels)
 

@@ -20,7 +20,9 @@ README = Path(__file__).parents[1] / "README.md"
 
 
 def run(*arguments, cwd=None):
-    return subprocess.run([sys.executable, "-m", "recast_ref", *arguments], capture_output=True, text=True, cwd=cwd, timeout=300)
+    return subprocess.run(
+        [sys.executable, "-m", "recast_ref", *arguments], capture_output=True, text=True, cwd=cwd, timeout=300
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,7 +66,20 @@ def test_compare_from_files_to_report(tmp_path):
     lines = ["user_id:token\titem_id:token\ttimestamp:float"]
     lines += [f"u{u}\ti{i}\t{t}" for u in range(80) for t, i in enumerate(rng.integers(120, size=8))]
     (tmp_path / "toy.inter").write_text("\n".join(lines))
-    command = ["compare", "--world", "toy.inter", "--quick", "--group-size", "4", "--seeds", "2", "--arms", "grpo", "recast", "sft"]
+    command = [
+        "compare",
+        "--world",
+        "toy.inter",
+        "--quick",
+        "--group-size",
+        "4",
+        "--seeds",
+        "2",
+        "--arms",
+        "grpo",
+        "recast",
+        "sft",
+    ]
     result = run(*command, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     out = tmp_path / "runs" / "toy-g4-quick"
@@ -73,7 +88,7 @@ def test_compare_from_files_to_report(tmp_path):
     for name in ("base", *results["arms"]):
         assert re.search(rf"^ {name} +\d", result.stdout, re.MULTILINE)
     html = (out / "report.html").read_text()
-    assert html.count("<img src=\"data:image/svg+xml;base64,") == 5
+    assert html.count('<img src="data:image/svg+xml;base64,') == 5
     assert not re.search(r"(src|href)=\"(?!data:)", html)  # nothing to fetch
     again = run(*command, "--out", str(out), cwd=tmp_path)
     assert again.returncode == 2 and "already holds a run" in again.stderr
@@ -82,11 +97,19 @@ def test_compare_from_files_to_report(tmp_path):
     assert json.loads((out / "results.json").read_text())["arms"] == results["arms"]
 
 
-@pytest.mark.parametrize("name", [m.name for m in pkgutil.walk_packages(recast_ref.__path__, "recast_ref.") if "__main__" not in m.name])
+@pytest.mark.parametrize(
+    "name", [m.name for m in pkgutil.walk_packages(recast_ref.__path__, "recast_ref.") if "__main__" not in m.name]
+)
 def test_examples_in_docstrings(name):
     result = doctest.testmod(importlib.import_module(name), extraglobs={"torch": torch})
     assert result.failed == 0
-    assert result.attempted or name.rpartition(".")[2] not in ("repairing", "contrasting", "recasting", "branching", "memory")
+    assert result.attempted or name.rpartition(".")[2] not in (
+        "repairing",
+        "contrasting",
+        "recasting",
+        "branching",
+        "memory",
+    )
 
 
 def test_example_in_the_readme():

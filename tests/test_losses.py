@@ -14,7 +14,9 @@ T = torch.tensor
 ONE = torch.ones(1, 1)
 
 
-def formula(logps, old, advantages, mask, ref, clip_low=0.2, clip_high=0.28, dual_clip=3.0, kl_coef=0.0, aggregate="token-mean"):
+def formula(
+    logps, old, advantages, mask, ref, clip_low=0.2, clip_high=0.28, dual_clip=3.0, kl_coef=0.0, aggregate="token-mean"
+):
     """verl's loss token by token in Python, on 0-d tensors so that autograd gives its gradient. ``None`` if all is masked."""
     rows = []
     for b in range(logps.shape[0]):
@@ -91,7 +93,9 @@ def test_clips_by_hand(ratio, advantage, expected, clipped):
 
 def test_kl_by_hand_and_its_clamps():
     def kl(gap):
-        return R.policy_loss(torch.zeros(1, 1).double(), ONE, T([0.0]).double(), ONE, torch.full((1, 1), gap).double()).kl.item()
+        return R.policy_loss(
+            torch.zeros(1, 1).double(), ONE, T([0.0]).double(), ONE, torch.full((1, 1), gap).double()
+        ).kl.item()
 
     assert kl(0.0) == 0
     assert kl(math.log(2)) == pytest.approx(2 - math.log(2) - 1)
@@ -131,7 +135,11 @@ def test_aggregates_by_hand():
     logps = torch.zeros(3, 3)
     mask = T([[1, 1, 1], [1, 0, 0], [0, 0, 0]])
     advantages = T([[-1.0, -2.0, -3.0], [-10.0, 9.0, 9.0], [9.0, 9.0, 9.0]])
-    for how, expected in (("token-mean", 16 / 4), ("seq-mean-token-mean", (2 + 10) / 2), ("seq-mean-token-sum", (6 + 10) / 2)):
+    for how, expected in (
+        ("token-mean", 16 / 4),
+        ("seq-mean-token-mean", (2 + 10) / 2),
+        ("seq-mean-token-sum", (6 + 10) / 2),
+    ):
         assert R.policy_loss(logps, logps, advantages, mask, aggregate=how).loss.item() == pytest.approx(expected)
 
 
@@ -231,15 +239,51 @@ Z = torch.zeros
         (lambda: R.token_logps(Z(2, 3), T([0, 3])), ValueError, "tokens: expected values in [0, V=3), got 3 at [1]"),
         (lambda: R.token_logps(Z(2, 3), Z(3).long()), ValueError, "tokens: expected shape (T=2,), got (3,)"),
         (lambda: R.token_logps(Z(2, 3), Z(2)), TypeError, "tokens: expected torch.int64, got torch.float32"),
-        (lambda: R.policy_loss(Z(2, 3), Z(2, 4), Z(2), Z(2, 3)), ValueError, "old_logps: expected shape (B=2, T=3), got (2, 4)"),
-        (lambda: R.policy_loss(Z(2, 3), Z(2, 3), Z(3), Z(2, 3)), ValueError, "advantages: expected shape (B=2,), got (3,)"),
-        (lambda: R.policy_loss(Z(2, 3), Z(2, 3), Z(2, 1), Z(2, 3)), ValueError, "advantages: expected shape (B=2, T=3) or (B,), got (2, 1)"),
-        (lambda: R.policy_loss(Z(2, 3), Z(2, 3), Z(2), Z(2, 3) + 0.5), ValueError, "mask: expected only 0 and 1, got 0.5 at [0, 0]"),
-        (lambda: R.policy_loss(Z(2, 3), Z(2, 3), Z(2), Z(2, 3), kl_coef=0.1), ValueError, "ref_logps: needed for kl_coef=0.1"),
-        (lambda: R.policy_loss(Z(2, 3), Z(2, 3), Z(2), Z(2, 3), dual_clip=1.0), ValueError, "dual_clip: expected a finite number > 1"),
-        (lambda: R.policy_loss(Z(2, 3), Z(2, 3), Z(2), Z(2, 3), aggregate="mean"), ValueError, "aggregate: expected one of token-mean"),
-        (lambda: R.policy_loss(Z(2, 3), Z(2, 3), None, Z(2, 3)), TypeError, "advantages: expected a torch.Tensor, got NoneType"),
-        (lambda: R.logits_loss(Z(2, 3), Z(2).long(), Z(2), Z(2), Z(2)), ValueError, "logits: expected shape (B, T, V), got (2, 3)"),
+        (
+            lambda: R.policy_loss(Z(2, 3), Z(2, 4), Z(2), Z(2, 3)),
+            ValueError,
+            "old_logps: expected shape (B=2, T=3), got (2, 4)",
+        ),
+        (
+            lambda: R.policy_loss(Z(2, 3), Z(2, 3), Z(3), Z(2, 3)),
+            ValueError,
+            "advantages: expected shape (B=2,), got (3,)",
+        ),
+        (
+            lambda: R.policy_loss(Z(2, 3), Z(2, 3), Z(2, 1), Z(2, 3)),
+            ValueError,
+            "advantages: expected shape (B=2, T=3) or (B,), got (2, 1)",
+        ),
+        (
+            lambda: R.policy_loss(Z(2, 3), Z(2, 3), Z(2), Z(2, 3) + 0.5),
+            ValueError,
+            "mask: expected only 0 and 1, got 0.5 at [0, 0]",
+        ),
+        (
+            lambda: R.policy_loss(Z(2, 3), Z(2, 3), Z(2), Z(2, 3), kl_coef=0.1),
+            ValueError,
+            "ref_logps: needed for kl_coef=0.1",
+        ),
+        (
+            lambda: R.policy_loss(Z(2, 3), Z(2, 3), Z(2), Z(2, 3), dual_clip=1.0),
+            ValueError,
+            "dual_clip: expected a finite number > 1",
+        ),
+        (
+            lambda: R.policy_loss(Z(2, 3), Z(2, 3), Z(2), Z(2, 3), aggregate="mean"),
+            ValueError,
+            "aggregate: expected one of token-mean",
+        ),
+        (
+            lambda: R.policy_loss(Z(2, 3), Z(2, 3), None, Z(2, 3)),
+            TypeError,
+            "advantages: expected a torch.Tensor, got NoneType",
+        ),
+        (
+            lambda: R.logits_loss(Z(2, 3), Z(2).long(), Z(2), Z(2), Z(2)),
+            ValueError,
+            "logits: expected shape (B, T, V), got (2, 3)",
+        ),
     ],
 )
 def test_bad_input_is_named(call, error, words):

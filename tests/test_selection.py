@@ -54,7 +54,10 @@ def test_regimes_and_grpo_by_hand():
     # mean 1/8; sum of squares 7/8; std sqrt(1/8); (1 - 1/8) / sqrt(1/8) = 7 / sqrt(8)
     assert advantages[1, 0].item() == pytest.approx(7 / math.sqrt(8), rel=1e-5)
     assert advantages[1, 1].item() == pytest.approx(-1 / math.sqrt(8), rel=1e-5)
-    assert R.group_advantages(rewards)[2].tolist() == [pytest.approx(1.620, abs=1e-3)] * 2 + [pytest.approx(-0.540, abs=1e-3)] * 6
+    assert (
+        R.group_advantages(rewards)[2].tolist()
+        == [pytest.approx(1.620, abs=1e-3)] * 2 + [pytest.approx(-0.540, abs=1e-3)] * 6
+    )
     assert R.group_advantages(rewards, normalize=False)[1].tolist() == [0.875] + [-0.125] * 7
     assert R.group_advantages(rewards, eps=1.0)[1, 0].item() == pytest.approx(0.875 / (8**-0.5 + 1))
     assert (R.group_advantages(torch.ones(1, 8)) == 0).all()
@@ -129,7 +132,11 @@ def test_branch_mask_equals_the_loop(tokens):
 
 def test_branch_mask_by_hand():
     positive, negative = T([[12, 7, 201], [12, 7, 201], [12, 7, 201]]), T([[12, 7, 40], [12, 9, 201], [12, 7, 201]])
-    assert R.branch_mask(positive, negative).tolist() == [[False, False, True], [False, True, True], [False, False, False]]
+    assert R.branch_mask(positive, negative).tolist() == [
+        [False, False, True],
+        [False, True, True],
+        [False, False, False],
+    ]
 
 
 # ---- plain loops
@@ -277,7 +284,10 @@ def test_the_input_is_left_alone_and_no_gradient_flows(inputs):
     rewards, scores, repairable, tie_break = inputs
     copies = [x.clone() for x in inputs]
     rewards.requires_grad_(), scores.requires_grad_()
-    outputs = [*R.repair(rewards, scores, repairable, tie_break), *R.recast(rewards, scores, repairable, tie_break=tie_break)]
+    outputs = [
+        *R.repair(rewards, scores, repairable, tie_break),
+        *R.recast(rewards, scores, repairable, tie_break=tie_break),
+    ]
     outputs.append(R.group_advantages(rewards))
     assert not any(x.requires_grad for x in outputs)
     assert all(torch.equal(a.detach(), b) for a, b in zip(inputs, copies))
@@ -309,7 +319,9 @@ def test_selection_does_not_depend_on_the_dtype(inputs, dtype):
 def test_strides_do_not_matter(inputs):
     rewards, scores, repairable, tie_break = inputs
     plain = R.recast(rewards, scores, repairable, tie_break=tie_break)
-    turned = R.recast(*(x.T.contiguous().T for x in (rewards, scores)), repairable, tie_break=tie_break.T.contiguous().T)
+    turned = R.recast(
+        *(x.T.contiguous().T for x in (rewards, scores)), repairable, tie_break=tie_break.T.contiguous().T
+    )
     assert all(torch.equal(a, b) for a, b in zip(plain, turned))
 
 
@@ -325,28 +337,84 @@ Z = torch.zeros
         (lambda: R.recast(Z(2, 3), Z(2, 4)), ValueError, "scores: expected shape (Q=2, G=3), got (2, 4)"),
         (lambda: R.recast(Z(2, 3, 1), Z(2, 3)), ValueError, "rewards: expected shape (Q, G), got (2, 3, 1)"),
         (lambda: R.recast([[0.0]], Z(1, 1)), TypeError, "rewards: expected a torch.Tensor, got list"),
-        (lambda: R.recast(Z(2, 3).long(), Z(2, 3)), TypeError, "rewards: expected float32, float64, float16 or bfloat16, got torch.int64"),
+        (
+            lambda: R.recast(Z(2, 3).long(), Z(2, 3)),
+            TypeError,
+            "rewards: expected float32, float64, float16 or bfloat16, got torch.int64",
+        ),
         (lambda: R.repair(Z(2, 3), Z(2, 3), Z(2)), TypeError, "repairable: expected torch.bool, got torch.float32"),
         (lambda: R.repair(Z(2, 3), Z(2, 3), Z(3).bool()), ValueError, "repairable: expected shape (Q=2,), got (3,)"),
-        (lambda: R.contrast(T([[0.0, math.nan]]), Z(1, 2)), ValueError, "rewards: expected finite values >= 0, got nan at [0, 1]"),
-        (lambda: R.contrast(T([[0.0, -1.0]]), Z(1, 2)), ValueError, "rewards: expected finite values >= 0, got -1.0 at [0, 1]"),
-        (lambda: R.contrast(T([[0.0, math.inf]]), Z(1, 2)), ValueError, "rewards: expected finite values >= 0, got inf"),
+        (
+            lambda: R.contrast(T([[0.0, math.nan]]), Z(1, 2)),
+            ValueError,
+            "rewards: expected finite values >= 0, got nan at [0, 1]",
+        ),
+        (
+            lambda: R.contrast(T([[0.0, -1.0]]), Z(1, 2)),
+            ValueError,
+            "rewards: expected finite values >= 0, got -1.0 at [0, 1]",
+        ),
+        (
+            lambda: R.contrast(T([[0.0, math.inf]]), Z(1, 2)),
+            ValueError,
+            "rewards: expected finite values >= 0, got inf",
+        ),
         (lambda: R.contrast(Z(1, 2), T([[0.0, math.nan]])), ValueError, "scores: expected values that can be ranked"),
-        (lambda: R.contrast(Z(1, 2), Z(1, 2), tie_break=T([[0.0, math.nan]])), ValueError, "tie_break: expected values"),
+        (
+            lambda: R.contrast(Z(1, 2), Z(1, 2), tie_break=T([[0.0, math.nan]])),
+            ValueError,
+            "tie_break: expected values",
+        ),
         (lambda: R.contrast(Z(1, 2), Z(1, 2), weight=0), ValueError, "weight: expected a finite number > 0, got 0"),
         (lambda: R.contrast(Z(1, 2), Z(1, 2), weight="1"), TypeError, "weight: expected a number, got str"),
-        (lambda: R.contrast(Z(1, 2), Z(1, 2), negative_weight=-0.1), ValueError, "negative_weight: expected a finite number >= 0"),
-        (lambda: R.contrast(Z(1, 2), Z(1, 2, device="meta")), ValueError, "scores: expected device cpu, where rewards is, got meta"),
+        (
+            lambda: R.contrast(Z(1, 2), Z(1, 2), negative_weight=-0.1),
+            ValueError,
+            "negative_weight: expected a finite number >= 0",
+        ),
+        (
+            lambda: R.contrast(Z(1, 2), Z(1, 2, device="meta")),
+            ValueError,
+            "scores: expected device cpu, where rewards is, got meta",
+        ),
         (lambda: R.group_advantages(Z(1, 2), 1e-6), TypeError, "normalize: expected True or False, got 1e-06"),
         (lambda: R.contrast(Z(1, 2), Z(1, 2), weight=10**400), ValueError, "weight: expected a finite number > 0"),
-        (lambda: R.contrast(Z(1, 2).half(), Z(1, 2), weight=1e6), ValueError, "weight: expected a number that torch.float16 can hold"),
-        (lambda: R.contrast(Z(1, 2).half(), Z(1, 2), weight=1e-9), ValueError, "can hold, got 1e-09, which becomes 0.0"),
+        (
+            lambda: R.contrast(Z(1, 2).half(), Z(1, 2), weight=1e6),
+            ValueError,
+            "weight: expected a number that torch.float16 can hold",
+        ),
+        (
+            lambda: R.contrast(Z(1, 2).half(), Z(1, 2), weight=1e-9),
+            ValueError,
+            "can hold, got 1e-09, which becomes 0.0",
+        ),
         (lambda: R.group_advantages(Z(1, 2), eps=math.nan), ValueError, "eps: expected a finite number > 0, got nan"),
-        (lambda: R.hit_rewards(Z(1, 2, 1, 3).long(), Z(1, 1, 4).long()), ValueError, "targets: expected shape (Q=1, K, L=3), got (1, 1, 4)"),
-        (lambda: R.structural_scores(Z(1, 2, 1, 3), Z(1, 1, 3).long()), TypeError, "predictions: expected torch.int64, got torch.float32"),
-        (lambda: R.structural_scores(Z(1, 2, 1, 0).long(), Z(1, 1, 0).long()), ValueError, "expected 1 to 15 codes per SID"),
-        (lambda: R.structural_scores(Z(1, 2, 1, 16).long(), Z(1, 1, 16).long()), ValueError, "expected 1 to 15 codes per SID"),
-        (lambda: R.branch_mask(Z(2, 3).long(), Z(2, 4).long()), ValueError, "negative_tokens: expected shape (2, T=3), got (2, 4)"),
+        (
+            lambda: R.hit_rewards(Z(1, 2, 1, 3).long(), Z(1, 1, 4).long()),
+            ValueError,
+            "targets: expected shape (Q=1, K, L=3), got (1, 1, 4)",
+        ),
+        (
+            lambda: R.structural_scores(Z(1, 2, 1, 3), Z(1, 1, 3).long()),
+            TypeError,
+            "predictions: expected torch.int64, got torch.float32",
+        ),
+        (
+            lambda: R.structural_scores(Z(1, 2, 1, 0).long(), Z(1, 1, 0).long()),
+            ValueError,
+            "expected 1 to 15 codes per SID",
+        ),
+        (
+            lambda: R.structural_scores(Z(1, 2, 1, 16).long(), Z(1, 1, 16).long()),
+            ValueError,
+            "expected 1 to 15 codes per SID",
+        ),
+        (
+            lambda: R.branch_mask(Z(2, 3).long(), Z(2, 4).long()),
+            ValueError,
+            "negative_tokens: expected shape (2, T=3), got (2, 4)",
+        ),
     ],
 )
 def test_bad_input_is_named(call, error, words):

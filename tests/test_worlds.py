@@ -28,7 +28,9 @@ def test_leave_one_out(timelines):
         assert [i for i in history if i >= 0] == timelines[user][:-1][-HISTORY:]
     for user, history, target in zip(train.user, train.history, train.target):
         shown = [i for i in history if i >= 0]
-        assert any(timelines[user][: i + 1][-len(shown) - 1 :] == [*shown, target] for i in range(len(timelines[user]) - 2))
+        assert any(
+            timelines[user][: i + 1][-len(shown) - 1 :] == [*shown, target] for i in range(len(timelines[user]) - 2)
+        )
 
 
 @pytest.mark.parametrize("split", ["train", "valid"])
@@ -70,7 +72,9 @@ def write_folder(folder, index=INDEX, valid=ROWS, test=(("u1", "[1, 2, 0]", 3), 
 
 
 def rows_of(pairs):
-    return {(int(u), tuple(int(i) for i in h if i >= 0), int(t)) for u, h, t in zip(pairs.user, pairs.history, pairs.target)}
+    return {
+        (int(u), tuple(int(i) for i in h if i >= 0), int(t)) for u, h, t in zip(pairs.user, pairs.history, pairs.target)
+    }
 
 
 def test_a_folder_without_a_train_file(tmp_path):
@@ -110,13 +114,19 @@ def test_a_row_that_does_not_connect_starts_another_timeline():
     [
         ({"index": "{"}, "Toys.index.json:1: not JSON"),
         ({"index": "[]"}, "Toys.index.json:1: expected an object"),
-        ({"index": {**INDEX, "8": ["<a_1>", "<b_1>"]}}, "item 8: expected codes like <a_0><b_0><c_0>, got ['<a_1>', '<b_1>']"),
+        (
+            {"index": {**INDEX, "8": ["<a_1>", "<b_1>"]}},
+            "item 8: expected codes like <a_0><b_0><c_0>, got ['<a_1>', '<b_1>']",
+        ),
         ({"index": {**INDEX, "8": ["<a_1>", "<b_1>", "c_1"]}}, "item 8: expected codes like"),
         ({"index": {**INDEX, "8": 3}}, "item 8: expected codes like"),
         ({"test": None}, "expected exactly one *test*.csv file, found none"),
         ({"valid": ["u1,x,[0],1,5"]}, "Toys_valid.csv:2: expected 4 fields"),
         ({"valid": ["u1,x,[0],1", "u1,x,[0]"]}, "Toys_valid.csv:3: expected 4 fields"),
-        ({"valid": ['u1,"x\ny",[0],1', "u1,x,__import__('os'),1"]}, "Toys_valid.csv:4: history_item_id: expected a list of item ids"),
+        (
+            {"valid": ['u1,"x\ny",[0],1', "u1,x,__import__('os'),1"]},
+            "Toys_valid.csv:4: history_item_id: expected a list of item ids",
+        ),
         ({"valid": ["u1,x,[0.5],1"]}, "Toys_valid.csv:2: history_item_id: expected a list of item ids"),
         ({"valid": ["u1,x,[99],1"]}, "Toys_valid.csv:2: item 99 is not in the index"),
         ({"valid": ["u1,x,[0],no"]}, "Toys_valid.csv:2: item 'no' is not in the index"),

@@ -3,8 +3,9 @@
 An arm turns a batch of groups into a :class:`Signal`. All but ``sft`` then take the same update (``training.py``).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -55,16 +56,19 @@ def repair(groups):
 
 
 def contrast(groups):
-    """Contrast without repair: the pair of each group that has a hit; all-zero groups are skipped."""
+    """Contrast without repair: the pair of each group that has a hit; all-zero groups are skipped.
+
+    The loss is a mean over what is kept, so the few pairs of a sparse batch make a step of full size.
+    """
     pair = reference.contrast(groups.rewards, groups.scores, tie_break=groups.tie_break)
-    return _pair(groups.responses, pair.positive, pair.negative, slot=None)
+    return _pair(groups.responses, pair, slot=None)
 
 
 def recast(groups):
     """ReCast as published: repair, then the pair with +1 and -1."""
     picked = reference.recast(groups.rewards, groups.scores, tie_break=groups.tie_break)
     responses = place_anchor(groups.responses, picked.slot, groups.targets)
-    return _pair(responses, picked.positive, picked.negative, picked.slot)
+    return _pair(responses, picked, picked.slot)
 
 
 def recast_branch(groups):
@@ -87,13 +91,14 @@ def _whole(responses, advantages, slot):
     return Signal(torch.arange(q), responses, advantages[..., None].expand(-1, -1, levels), repaired)
 
 
-def _pair(responses, positive, negative, slot):
-    levels = responses.shape[2]
-    prompts = (positive >= 0).nonzero().squeeze(1)  # skipped groups are dropped
-    rows = torch.stack([positive, negative], dim=1)[prompts]
-    advantages = torch.tensor([1.0, -1.0])[:, None].expand(len(prompts), 2, levels)
+def _pair(responses, picked, slot):
+    prompts = (picked.positive >= 0).nonzero().squeeze(1)  # skipped groups are dropped
+    rows = torch.stack([picked.positive, picked.negative], dim=1)[prompts]
+    advantages = picked.advantages[prompts].gather(1, rows)
     repaired = torch.zeros(len(responses), dtype=torch.bool) if slot is None else slot >= 0
-    return Signal(prompts, responses[prompts[:, None], rows], advantages, repaired)
+    return Signal(
+        prompts, responses[prompts[:, None], rows], advantages[..., None].expand(-1, -1, responses.shape[2]), repaired
+    )
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,9 @@ class Arm:
 
     name: str
     title: str
-    learning_rate: float  # the best on validation of those tried
+    # Of 1e-4, 3e-4, 1e-3 and 3e-3, the best for this arm on the synthetic world at G = 8: pass@1 over validation pairs, mean
+    # of the last three evaluations and of two seeds. Other worlds and group sizes take the same.
+    learning_rate: float
     signal: Callable[[Groups], Signal] | None  # None: no rollouts, learn the ground truth
 
 

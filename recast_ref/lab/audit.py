@@ -13,6 +13,9 @@ def segments(values):
     """Quartile of each value, and a label per quartile. Equal values are never split, so quartiles can be unequal in
     size and, where one value is very common, fewer than four.
 
+    Args:
+        values: int64 ``(N,)``.
+
     Returns:
         int64 ``(N,)`` numbered from 0, and a list of labels such as ``"3-5"``.
     """
@@ -25,26 +28,29 @@ def segments(values):
     return quartile, labels
 
 
-def audit(world, pairs, repaired):
-    """Share of repaired groups in each segment of the prompts that were trained on.
+def audit(world, rows, repaired):
+    """Share of repaired groups in each segment. The segments are quartiles of the world's training pairs.
 
     Args:
         world: the world the prompts come from.
-        pairs: the prompts, :class:`~recast_ref.lab.worlds.Pairs`.
+        rows: int64 ``(N,)``, which of its training pairs were prompts.
         repaired: bool ``(N,)``, whether each prompt's group was repaired.
 
     Returns:
         ``{"user_activity": [...], "item_popularity": [...]}``, each a list of ``{"segment", "groups", "repaired"}``: the
-        range of training pairs per user or per target item, how many groups lie in it, and the share repaired.
+        range of training pairs per user or per target item, how many groups lie in it, and the share repaired (``None``
+        where there are none).
     """
-    users = 1 + max(world.train.user.max(), pairs.user.max())
-    activity = np.bincount(world.train.user, minlength=users)[pairs.user]
-    popularity = np.bincount(world.train.target, minlength=len(world.sids))[pairs.target]
     result = {}
-    for name, values in (("user_activity", activity), ("item_popularity", popularity)):
-        quartile, labels = segments(values)
+    for name, keys in (("user_activity", world.train.user), ("item_popularity", world.train.target)):
+        quartile, labels = segments(np.bincount(keys)[keys])
+        inside = [quartile[rows] == q for q in range(len(labels))]
         result[name] = [
-            {"segment": label, "groups": int((quartile == q).sum()), "repaired": float(repaired[quartile == q].mean())}
-            for q, label in enumerate(labels)
+            {
+                "segment": label,
+                "groups": int(group.sum()),
+                "repaired": float(repaired[group].mean()) if group.any() else None,
+            }
+            for label, group in zip(labels, inside)
         ]
     return result

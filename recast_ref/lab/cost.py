@@ -6,10 +6,10 @@ import time
 import torch
 
 from .arms import ARMS, score
-from .evaluation import tensors
 from .memory import PeakBytes
 from .rollouts import sample
 from .training import new_optimizer, new_policy, policy_update
+from .worlds import as_sids
 
 PROMPTS, REPEATS = 64, 3
 
@@ -24,7 +24,7 @@ def measure(world, settings):
     """
     policy, base = new_policy(world, 0), new_policy(world, 0)
     optimizer, schedule = new_optimizer(policy, 0.0)
-    history, targets = tensors(world, world.train[:PROMPTS])
+    history, targets = as_sids(world, world.train[:PROMPTS])
     generator = torch.Generator().manual_seed(0)
     responses = sample(policy, history, settings.group_size, generator).responses
     groups = score(responses, targets, torch.rand(responses.shape[:2], generator=generator))
@@ -37,7 +37,8 @@ def measure(world, settings):
     def run(cell):
         policy_update(policy, optimizer, schedule, history, cell["signal"], base, cell["share"])
 
-    for cell in cells:  # also the warm-up
+    run(cells[0])  # makes the optimizer's state
+    for cell in cells:
         with PeakBytes() as memory:
             run(cell)
         cell["peak_bytes"], cell["times"] = memory.peak, []

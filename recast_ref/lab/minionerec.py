@@ -1,7 +1,7 @@
 """A folder in MiniOneRec's format: real interactions with real SIDs.
 
 ``*.index.json`` maps item ids to SIDs, ``{"17": ["<a_236>", "<b_231>", "<c_226>"], ...}``. The ``*.csv`` files, told
-apart by ``train``, ``valid`` or ``test`` in their name or their folder's, hold a row per event with ``user_id``,
+apart by the word ``train``, ``valid`` or ``test`` in their name or their folder's, hold a row per event with ``user_id``,
 ``history_item_id`` (a printed list, oldest first, cut to the latest few) and ``item_id``. Other columns are ignored.
 """
 
@@ -35,7 +35,7 @@ def load(folder):
     files = {split: [] for split in ("train", "valid", "test")}
     for path in sorted(folder.rglob("*.csv")):
         for split in files:
-            if split in f"{path.parent.relative_to(folder)}/{path.stem}".lower():
+            if split in re.split("[^a-z]+", f"{path.parent.relative_to(folder)}/{path.stem}".lower()):
                 files[split].append(path)
                 break
     users = {}
@@ -51,7 +51,10 @@ def load(folder):
     else:
         train = Pairs.of(steps(merge_histories(rows["valid"] + rows["test"])))
         valid = None
-        notes = ["no train file: training pairs are the steps of the histories in the valid and test files"]
+        notes = [
+            "no train file: training pairs are the steps of the histories in the valid and test files",
+            "validation pairs are drawn from these at random, so later training histories can hold a validation target",
+        ]
     before = len(train) + (len(valid) if valid else 0)
     train = train[~leaks(train, test)]
     if valid is None:
@@ -137,7 +140,9 @@ def _history(text, path, line):
     except json.JSONDecodeError:
         history = None
     if not isinstance(history, list) or not all(type(item) is int for item in history):
-        raise DataError(f"{path}:{line}: history_item_id: expected a list of item ids such as [3, 17], got {text[:60]!r}")
+        raise DataError(
+            f"{path}:{line}: history_item_id: expected a list of item ids such as [3, 17], got {text[:60]!r}"
+        )
     return history
 
 

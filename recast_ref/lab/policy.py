@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .. import reference
+
 
 class KV(NamedTuple):
     """Keys and values of one layer, ``(N, heads, length, width / heads)``."""
@@ -113,15 +115,13 @@ class Policy(nn.Module):
         row_step, row_branch = steps.repeat_interleave(w), branch.repeat(s)
         key_step, key_branch = torch.arange(depth + s).repeat_interleave(w), branch.repeat(depth + s)
         own = (row_branch[:, None] == key_branch) & (row_step[:, None] >= key_step)
-        mask = torch.cat(
-            [read.visible[:, None, :].expand(-1, s * w, -1), own.expand(q, -1, -1)], dim=2
-        )
+        mask = torch.cat([read.visible[:, None, :].expand(-1, s * w, -1), own.expand(q, -1, -1)], dim=2)
         grown = []
         for i, block in enumerate(self.blocks):
             seen = read.cache[i] if past is None else read.cache[i].then(past[i])
             x, kv = block(x, mask[:, None], seen)
             grown.append(kv if past is None else past[i].then(kv))
-        return self.norm(x).view(q, s, w, -1).transpose(1, 2), grown
+        return self.norm(x).view(q, s, w, x.shape[-1]).transpose(1, 2), grown
 
     def next_logits(self, hidden, level, nodes):
         """Logits of the next code, ``(..., C)``, with ``-inf`` for codes that lead to no item.
@@ -156,3 +156,7 @@ class Policy(nn.Module):
         hidden = torch.cat([first, later], dim=2)
         nodes = self.trie.path(responses)
         return torch.stack([self.next_logits(hidden[:, :, l], l, nodes[..., l]) for l in range(levels)], dim=2)
+
+    def logps(self, history, responses, share_prompt=True):
+        """Token log-probs ``(Q, W, L)`` of whole responses; arguments as for :meth:`logits`."""
+        return reference.token_logps(self.logits(history, responses, share_prompt), responses)

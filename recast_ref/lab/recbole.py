@@ -26,7 +26,7 @@ def load(path):
     timelines, items = read(path)
     train, valid, test, dropped = split_last(timelines)
     if not len(train):
-        raise DataError(f"{path}:2: expected users with at least four interactions, found none")
+        raise DataError(f"{path}:2: expected users with at least four interactions, not all of one item, found none")
     seen = [timeline[:-2] for timeline in timelines]
     sids = residual_kmeans(cooccurrence_vectors(seen, items), LEVELS, CODES)
     unseen = items - len({item for timeline in seen for item in timeline})
@@ -39,7 +39,7 @@ def load(path):
         base_pairs=min(BASE_PAIRS, len(train) // 2),
         notes=[
             f"SIDs: {LEVELS} rounds of k-means with {CODES} clusters over {VECTOR} SVD dimensions of item co-occurrence",
-            f"{unseen:,} items occur in no training pair, so their vectors are zero and their SIDs collide",
+            f"{unseen:,} items are only ever a validation or test target, so their vectors are zero and their SIDs collide",
             f"{dropped:,} pairs dropped because they hold a test target of the same user",
         ],
     )

@@ -7,12 +7,16 @@ import jinja2
 import numpy as np
 from matplotlib.figure import Figure
 
-from . import console
+from . import summary
 from .arms import ARMS
-from .experiment import mean_curve
+from .summary import mean_curve
 
 COLOURS = dict(zip(ARMS, ("#555555", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00")))  # Okabe-Ito
-REGIMES = (("all_zero", "all-zero", "#D9D9D9"), ("single_hit", "single-hit", "#9ECAE1"), ("multi_hit", "multi-hit", "#3182BD"))
+REGIMES = (
+    ("all_zero", "all-zero", "#D9D9D9"),
+    ("single_hit", "single-hit", "#9ECAE1"),
+    ("multi_hit", "multi-hit", "#3182BD"),
+)
 
 
 def render(results):
@@ -22,27 +26,27 @@ def render(results):
         for heading, text, draw in (
             (
                 "How many groups teach anything",
-                "Share of the sampled groups, before any repair, with no hit, one hit and more, during training. GRPO learns "
-                "nothing from the grey part.",
+                "Share of the sampled groups, before any repair, with no hit, one hit and more, during training. In the grey part "
+                "every GRPO advantage is 0.",
                 regimes,
             ),
             (
                 "Quality against rollouts",
-                "Validation pairs, mean over seeds; the band spans the seeds. The dotted line is where grpo ends: an arm has "
-                "matched its budget where it first crosses that line. SFT makes no rollouts; its end is the dashed line.",
+                "Validation pairs, mean over seeds; the band spans the seeds. The dotted line is the best that grpo reaches: an "
+                "arm has matched it where it first crosses that line. An arm without rollouts is a dashed line where it ends.",
                 quality,
             ),
             (
                 "What an update costs",
-                "Old, reference and actor passes and the optimizer, 64 prompts, one thread, medians. With one sequence per "
-                "response, as general-purpose trainers do, the prompt is repeated for each response; shared, it is read once. "
-                "Most of what the pair saves in the first layout, the second saves for the whole group too.",
+                "Old, reference and actor passes and the optimizer, 64 prompts, one thread, medians, measured with nothing else "
+                "running. With one sequence per response, as general-purpose trainers do, the prompt is repeated for each "
+                "response; shared, it is read once for all of them.",
                 cost,
             ),
             (
                 "Whom repair falls on",
                 "Share of the groups that were repaired, by quartile of user activity (training pairs of the user) and of item "
-                "popularity (training pairs with the target). A repaired group learns from the ground truth, any other from "
+                "popularity (training pairs with the target); equal values are never split. A repaired group learns from the ground truth, any other from "
                 "what the policy found: uneven bars mean that the two are not learned from alike.",
                 repair_audit,
             ),
@@ -53,16 +57,21 @@ def render(results):
             ),
         )
     ]
-    return jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(TEMPLATE).render(
-        title=console.title(results),
-        world=results["world"],
-        headers=console.HEADERS,
-        rows=console.rows(results),
-        arms=[ARMS[name] for name in results["arms"]],
-        legend=console.legend(results),
-        plots=plots,
-        settings=results["settings"],
-        versions=results["versions"],
+    return (
+        jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+        .from_string(TEMPLATE)
+        .render(
+            title=summary.title(results),
+            world=results["world"],
+            headers=summary.HEADERS,
+            rows=summary.rows(results),
+            arms=[ARMS[name] for name in results["arms"]],
+            legend=summary.legend(results),
+            plots=plots,
+            settings=results["settings"],
+            training=results["training"],
+            versions=results["versions"],
+        )
     )
 
 
@@ -78,8 +87,12 @@ def regimes(results):
         ]
         # Hits are sparse: the axis is cut so that they can be seen.
         axis.stackplot(steps, *shares, labels=[label for _, label, _ in REGIMES], colors=[c for *_, c in REGIMES])
-        axis.set(title=arm, xlabel="step", xlim=(steps[0], steps[-1]))
-    lowest = min((100 * point["regimes"]["all_zero"] for s in arms.values() for r in s.values() for point in r["curve"][1:]), default=0)
+        axis.set(title=arm, xlabel="step")
+        axis.margins(x=0)
+    lowest = min(
+        (100 * point["regimes"]["all_zero"] for s in arms.values() for r in s.values() for point in r["curve"][1:]),
+        default=0,
+    )
     for axis in axes:
         axis.set_ylim(np.floor(max(lowest - 5, 0) / 10) * 10, 100)
     if arms:
@@ -99,12 +112,16 @@ def quality(results):
                 continue
             values = 100 * np.array([[point[metric] for point in record["curve"]] for record in seeds.values()])
             axis.plot(rollouts, 100 * mean, color=COLOURS[arm], label=arm)
-            axis.fill_between(rollouts, values.min(axis=0), values.max(axis=0), color=COLOURS[arm], alpha=0.12, linewidth=0)
+            axis.fill_between(
+                rollouts, values.min(axis=0), values.max(axis=0), color=COLOURS[arm], alpha=0.12, linewidth=0
+            )
             if arm == "grpo":
-                axis.axhline(100 * mean[-1], color=COLOURS[arm], linestyle=":")
+                axis.axhline(100 * mean.max(), color=COLOURS[arm], linestyle=":")
         axis.set(title=metric, xlabel="rollouts", ylabel="%", ylim=(0, None))
         axis.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(results["arms"]), fontsize=8)
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(results["arms"]), fontsize=8
+    )
     return figure
 
 
@@ -133,14 +150,16 @@ def repair_audit(results):
     for axis, (name, label) in zip(axes, (("user_activity", "user activity"), ("item_popularity", "item popularity"))):
         for i, arm in enumerate(arms):
             audits = [record["audit"][name] for record in results["arms"][arm].values()]
-            # Seeds draw their prompts anew, so a quartile's edges can differ a little: the first seed's are shown.
-            quartiles = min(map(len, audits))
-            shares = [100 * np.mean([audit[q]["repaired"] for audit in audits]) for q in range(quartiles)]
+            quartiles = len(audits[0])
+            shares = [
+                100 * np.mean([audit[q]["repaired"] for audit in audits if audit[q]["groups"]] or [0])
+                for q in range(quartiles)
+            ]
             width = 0.8 / len(arms)
             place = np.arange(quartiles) + (i - (len(arms) - 1) / 2) * width
             axis.bar(place, shares, width=width * 0.95, color=COLOURS[arm], label=arm)
             axis.set_xticks(range(quartiles), [audits[0][q]["segment"] for q in range(quartiles)])
-        axis.set(xlabel=f"{label} (training pairs), quartiles", ylim=(0, 105))
+        axis.set(xlabel=f"{label} (training pairs)", ylim=(0, 105))
     axes[0].set_ylabel("% of groups repaired")
     if arms:
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(arms), fontsize=8)
@@ -151,14 +170,15 @@ def drift(results):
     figure, axes = _panels(3)
     for axis, metric in zip(axes, ("entropy", "kl", "grad_norm")):
         for arm, seeds in results["arms"].items():
-            curves = [[p for p in record["curve"] if p[metric] is not None] for record in seeds.values()]
-            length = min(map(len, curves))  # a window in which every group was skipped has no gradient
-            values = [[point[metric] for point in curve[:length]] for curve in curves]
-            axis.plot([point["step"] for point in curves[0][:length]], np.mean(values, axis=0), color=COLOURS[arm], label=arm)
+            steps = [point["step"] for point in next(iter(seeds.values()))["curve"]]
+            axis.plot(steps, mean_curve(seeds, metric)[1], color=COLOURS[arm], label=arm)
         axis.set(title=metric, xlabel="step")
     axes[0].set_ylabel("nats")
-    axes[2].set_yscale("log")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(results["arms"]), fontsize=8)
+    if any(line.get_ydata().max() > 0 for line in axes[2].lines):
+        axes[2].set_yscale("log")
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(results["arms"]), fontsize=8
+    )
     return figure
 
 
@@ -210,8 +230,8 @@ h2 { margin-top: 2.5rem; }
 <img src="{{ plot.image }}" alt="{{ plot.alt }}">
 {% endfor %}
 <h2>How it was made</h2>
-<p class="small">{% for name, value in settings.items() %}{{ name }} = {{ value }}{{ ", " if not loop.last }}{% endfor %}</p>
-<p class="small">{% for name, value in versions.items() %}{{ name }} {{ value }}{{ ", " if not loop.last }}{% endfor %}</p>
+{% for part in (settings, training) %}<p class="small">{% for name, value in part.items() %}{{ name }} = {{ value }}{{ ", " if not loop.last }}{% endfor %}</p>
+{% endfor %}<p class="small">{% for name, value in versions.items() %}{{ name }} {{ value }}{{ ", " if not loop.last }}{% endfor %}</p>
 <p class="small">Method: ReCast, arXiv 2604.22169. All numbers are in results.json beside this file.</p>
 </body>
 </html>

@@ -37,7 +37,9 @@ class Trie:
         """The node each code is chosen at: int64 ``(..., L)``, 0 (the root) first. Raises for a SID outside the catalogue."""
         nodes = [torch.zeros_like(responses[..., 0])]
         for level in range(self.levels):
-            nodes.append(self.children[level][nodes[-1], responses[..., level]])
+            code = responses[..., level]
+            known = (code >= 0) & (code < self.codes)
+            nodes.append(self.children[level][nodes[-1], code.where(known, 0)].where(known, -1))
             if (nodes[-1] < 0).any():
                 lost = responses[nodes[-1] < 0][0].tolist()
                 raise ValueError(f"responses: expected SIDs of the catalogue, got {tuple(lost)}")

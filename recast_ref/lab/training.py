@@ -14,25 +14,30 @@ from .. import reference
 from . import checkpoints
 from .arms import ARMS, score
 from .audit import audit
-from .evaluation import evaluate, response_logps, tensors
+from .evaluation import evaluate
 from .memory import PeakBytes
 from .policy import Policy
 from .rollouts import beam, sample
 from .semantic_ids import Trie
-from .worlds import HISTORY
+from .worlds import HISTORY, as_sids
 
 WARMUP = 5  # updates
 GRADIENT_CLIP = 1.0
 KL_COEF = 0.001
 MINIBATCHES = 2  # optimizer updates per batch of rollouts
-BASE_MINIBATCH, BASE_EPOCHS, BASE_LEARNING_RATE = 8, 3, 1e-3
+BASE_BATCH, BASE_EPOCHS, BASE_LEARNING_RATE = 16, 3, 1e-3  # also two updates a batch
 
 
-def prompts_of(world, settings, seed):
-    """The training pairs of this seed: those the base sees, and those every arm sees, in order."""
+def training_rows(world, settings, seed):
+    """Which training pairs the base sees with this seed, and which every arm sees, in order: two int64 arrays."""
     order = np.random.default_rng(seed).permutation(len(world.train))
-    base, rest = order[: world.base_pairs], order[world.base_pairs :]
-    return world.train[base], world.train[rest[: settings.prompts]]
+    return order[: world.base_pairs], order[world.base_pairs :][: settings.prompts]
+
+
+def test_pairs(world, settings):
+    """The test pairs of the final evaluation: all, or as many as the settings say, the same for every seed."""
+    order = np.random.default_rng(0).permutation(len(world.test))
+    return world.test[np.sort(order[: settings.test_prompts])]
 
 
 def new_policy(world, seed):
@@ -47,20 +52,24 @@ def new_optimizer(policy, learning_rate):
 
 
 def train_base(world, settings, seed, path, on_progress):
-    """Train the base policy on few pairs, evaluate it, save both. Does nothing if ``path`` is there."""
+    """Train the base policy on few pairs and save it at ``path``, unless it is there.
+
+    Returns:
+        the record for results.json: ``{"final": metrics over the test pairs}``.
+    """
     if path.exists():
-        return
+        return {"final": checkpoints.load(path)["final"]}
     policy = new_policy(world, seed)
-    history, targets = tensors(world, prompts_of(world, settings, seed)[0])
+    history, targets = as_sids(world, world.train[training_rows(world, settings, seed)[0]])
     optimizer, schedule = new_optimizer(policy, BASE_LEARNING_RATE)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(BASE_EPOCHS):
-        for rows in torch.randperm(len(history), generator=generator).split(MINIBATCHES * BASE_MINIBATCH):
+        for rows in torch.randperm(len(history), generator=generator).split(BASE_BATCH):
             supervised_update(policy, optimizer, schedule, history[rows], targets[rows])
     on_progress(0.5)
-    test = world.test[: settings.test_prompts]
-    final = evaluate(policy, policy, *tensors(world, test))
+    final = evaluate(policy, policy, *as_sids(world, test_pairs(world, settings)))
     checkpoints.save(path, {"policy": policy.state_dict(), "final": final})
+    return {"final": final}
 
 
 class Run:
@@ -73,16 +82,16 @@ class Run:
             policy.load_state_dict(checkpoints.load(base_path)["policy"])
         self.optimizer, self.schedule = new_optimizer(self.policy, settings.learning_rate or self.arm.learning_rate)
         self.generator = torch.Generator().manual_seed(seed)
-        self.pairs = prompts_of(world, settings, seed)[1]
-        self.history, self.targets = tensors(world, self.pairs)
+        self.rows = training_rows(world, settings, seed)[1]
+        self.history, self.targets = as_sids(world, world.train[self.rows])
         # Other prompts for each seed: the mean over seeds then rests on more of them.
         order = np.random.default_rng(seed).permutation(len(world.valid))
-        self.validation = tensors(world, world.valid[order[: settings.valid_prompts]])
-        self.steps = -(-len(self.pairs) // settings.batch)
+        self.validation = as_sids(world, world.valid[order[: settings.valid_prompts]])
+        self.steps = -(-len(self.rows) // settings.batch)
         self.evaluate_after = evaluation_steps(self.steps)
         self.step, self.rollouts, self.curve = 0, 0, []
-        self.repaired = torch.zeros(len(self.pairs), dtype=torch.bool)
-        self.skipped = 0
+        self.repaired = torch.zeros(len(self.rows), dtype=torch.bool)
+        self.skipped, self.timed_steps, self.timed_seconds = 0, 0, 0.0
         self._fresh_window()
 
     def _fresh_window(self):
@@ -100,6 +109,8 @@ class Run:
             "curve": self.curve,
             "repaired": self.repaired,
             "skipped": self.skipped,
+            "timed_steps": self.timed_steps,
+            "timed_seconds": self.timed_seconds,
         }
 
     def restore(self, state):
@@ -107,16 +118,17 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.generator.set_state(state["generator"])
-        for name in ("step", "rollouts", "curve", "repaired", "skipped"):
+        for name in ("step", "rollouts", "curve", "repaired", "skipped", "timed_steps", "timed_seconds"):
             setattr(self, name, state[name])
 
     def train(self, path, on_progress):
         """Train to the end, with a checkpoint at ``path`` after every evaluation.
 
         Returns:
-            the record for results.json. Its ``final`` has the quality metrics over the test pairs, where ``curve`` has them
-            over validation pairs; the seconds and bytes of an update over the whole run; the rest as in the last of
-            ``curve``, whose regimes, gradient norm, seconds and bytes are over the steps since the evaluation before.
+            the record for results.json. In ``curve``, quality, entropy and KL are over validation pairs; regimes, gradient
+            norm, update seconds (mean a step) and bytes over the steps since the evaluation before. In ``final``, the first
+            are over the test pairs, seconds (mean) and bytes (largest) over the whole run, regimes and norm as in the last
+            of ``curve``.
         """
         if path.exists():
             state = checkpoints.load(path)
@@ -131,16 +143,17 @@ class Run:
             if self.step in self.evaluate_after:
                 self._evaluate(path)
             on_progress(self.step / (self.steps + 1))
-        test = self.world.test[: self.settings.test_prompts]
-        final = {**self.curve[-1], **evaluate(self.policy, self.base, *tensors(self.world, test))}
-        for name, summary in (("actor_update_seconds", np.median), ("peak_update_bytes", max)):
-            measured = [point[name] for point in self.curve if point[name] is not None]
-            final[name] = type(measured[0])(summary(measured)) if measured else None
+        test = as_sids(self.world, test_pairs(self.world, self.settings))
         record = {
-            "final": final,
+            "final": {
+                **self.curve[-1],
+                **evaluate(self.policy, self.base, *test),
+                "actor_update_seconds": self.timed_seconds / self.timed_steps if self.timed_steps else None,
+                "peak_update_bytes": max(p["peak_update_bytes"] or 0 for p in self.curve) or None,
+                "skipped_groups": self.skipped,
+            },
             "curve": self.curve,
-            "audit": audit(self.world, self.pairs, self.repaired.numpy()) if self.repaired.any() else None,
-            "skipped_groups": self.skipped,
+            "audit": audit(self.world, self.rows, self.repaired.numpy()) if self.repaired.any() else None,
         }
         checkpoints.save(path, {"record": record})
         on_progress(1.0)
@@ -153,7 +166,7 @@ class Run:
             **evaluate(self.policy, self.base, *self.validation),
             "regimes": None,
             "grad_norm": _mean(self.norms),
-            "actor_update_seconds": float(np.median(self.seconds)) if self.seconds else None,
+            "actor_update_seconds": _mean(self.seconds),
             "peak_update_bytes": self.peak,
         }
         if groups := int(self.regimes.sum()):
@@ -165,22 +178,28 @@ class Run:
 
     def _train_step(self):
         first = self.step * self.settings.batch
-        rows = torch.arange(first, min(first + self.settings.batch, len(self.pairs)))
+        rows = torch.arange(first, min(first + self.settings.batch, len(self.rows)))
         if self.arm.signal is None:
             update, work, kept = supervised_update, (self.targets[rows],), len(rows)
         else:
             signal = self._roll_out(rows)
             update, work, kept = policy_update, (signal, self.base), len(signal.prompts)
-        # Counting bytes slows a step down: it is done in one step after each evaluation, and that step is not timed.
-        counting = self.peak is None and kept > 0
+        # Counting bytes slows a step down: it is done in one step after each evaluation, and that step is not timed. Nor is
+        # it the first step, which makes the optimizer's state.
+        counting = self.peak is None and kept > 0 and self.step > 0
         with PeakBytes() if counting else nullcontext() as memory:
             start = time.perf_counter()
-            self.norms += update(self.policy, self.optimizer, self.schedule, self.history[rows], *work)
+            norms = update(self.policy, self.optimizer, self.schedule, self.history[rows], *work)
             seconds = time.perf_counter() - start
+        if not np.isfinite(norms).all():
+            raise FloatingPointError(f"{self.arm.name}, seed {self.seed}, step {self.step}: gradient norms {norms}")
+        self.norms += norms
         if counting:
             self.peak = memory.peak
         else:
             self.seconds.append(seconds)
+            self.timed_steps += 1
+            self.timed_seconds += seconds
         self.step += 1
 
     def _roll_out(self, rows):
@@ -203,7 +222,7 @@ def supervised_update(policy, optimizer, schedule, history, targets):
     """Learn the ground truth of a batch of prompts. Returns the gradient norm of each optimizer update."""
     norms = []
     for rows in torch.arange(len(history)).chunk(MINIBATCHES):
-        loss = -response_logps(policy, history[rows], targets[rows, None]).mean()
+        loss = -policy.logps(history[rows], targets[rows, None]).mean()
         norms.append(optimizer_step(policy, optimizer, schedule, loss))
     return norms
 
@@ -226,7 +245,7 @@ def policy_update(policy, optimizer, schedule, history, signal, base, share_prom
     if not len(signal.prompts):
         return norms
     with torch.no_grad():
-        old, ref = (response_logps(p, history[signal.prompts], signal.responses, share_prompt) for p in (policy, base))
+        old, ref = (p.logps(history[signal.prompts], signal.responses, share_prompt) for p in (policy, base))
     for prompts in torch.arange(len(history)).chunk(MINIBATCHES):
         rows = torch.isin(signal.prompts, prompts).nonzero().squeeze(1)
         if not len(rows):

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from .semantic_ids import collisions
 
@@ -73,6 +74,13 @@ class World:
         )
 
 
+def as_sids(world, pairs):
+    """Histories int64 ``(N, HISTORY, L)``, -1 where they are shorter, and targets ``(N, L)``, as tensors of SIDs."""
+    sids = torch.from_numpy(world.sids)
+    history = torch.from_numpy(pairs.history)
+    return torch.where(history[..., None] >= 0, sids[history], -1), sids[torch.from_numpy(pairs.target)]
+
+
 def leaks(pairs, test):
     """Which pairs have a target that is among the same user's test targets: bool ``(N,)``."""
     items = 1 + max((int(p.target.max()) for p in (pairs, test) if len(p)), default=0)
@@ -112,7 +120,9 @@ def load_world(where):
         return synthetic.make()
     path = Path(where)
     if not where or not path.exists():
-        raise FileNotFoundError(f"no world at {where}: expected 'synthetic', a folder with *.index.json, or a .inter file")
+        raise FileNotFoundError(
+            f"no world at {where}: expected 'synthetic', a folder with *.index.json, or a .inter file"
+        )
     if path.is_dir():
         return minionerec.load(path)
     if path.suffix == ".inter":

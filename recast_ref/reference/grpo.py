@@ -9,8 +9,6 @@ GRPO compares each response with its own group: ``A_i = (r_i - mean) / (std + ep
 With sparse hits most groups are all-zero: 85 % in the paper's setting.
 """
 
-import torch
-
 from .._checks import flag, group_tensors, number
 
 

@@ -1,0 +1,137 @@
+"""What the results come to: the table, what its columns mean, and the matched budget."""
+
+import numpy as np
+
+QUALITY = ("pass@1", "recall@10", "recall@32", "sampled_p@1")
+RELATIVE = ("pass@1", "recall@10")
+MATCHED = ("pass@1", "recall@10")
+
+HEADERS = (
+    *("arm", "pass@1", "vs grpo", "recall@10", "vs grpo", "recall@32", "sampled p@1"),
+    *("update ms", "peak MB", "skipped", "to match"),
+)
+
+
+def matched_budget(arms):
+    """Rollouts each arm needs to reach GRPO's best validation score, as a share of all of GRPO's rollouts.
+
+    Scores are means over seeds. An arm has reached GRPO's at the first of its evaluations that is as good, so the
+    resolution is their spacing: what was reached at the first evaluation after the start may have been reached sooner.
+
+    Returns:
+        ``{metric: {arm: {"target", "rollouts", "share", "at_most"}}}``. ``rollouts`` and ``share`` are ``None`` where it is
+        never reached; ``at_most`` is set where it was reached by the first evaluation. Empty without a ``grpo`` arm; an arm
+        without rollouts is left out.
+    """
+    if "grpo" not in arms:
+        return {}
+    result = {}
+    for metric in MATCHED:
+        target = mean_curve(arms["grpo"], metric)[1].max()
+        budget = mean_curve(arms["grpo"], metric)[0][-1]
+        result[metric] = {}
+        for arm, seeds in arms.items():
+            rollouts, values = mean_curve(seeds, metric)
+            if not rollouts[-1]:
+                continue
+            first = next((i for i, value in enumerate(values) if value >= target), None)
+            result[metric][arm] = {
+                "target": float(target),
+                "rollouts": None if first is None else int(rollouts[first]),
+                "share": None if first is None else float(rollouts[first] / budget),
+                "at_most": first == 1,
+            }
+    return result
+
+
+def mean_curve(seeds, metric):
+    """Rollouts and the mean over seeds of a metric at each evaluation: two arrays. NaN where no seed has a value."""
+    curves = [record["curve"] for record in seeds.values()]
+    values = np.array([[point[metric] for point in curve] for curve in curves], dtype=float)
+    known = np.isfinite(values)
+    mean = np.where(known, values, 0).sum(axis=0) / np.where(known.any(axis=0), known.sum(axis=0), np.nan)
+    return np.array([point["rollouts"] for point in curves[0]]), mean
+
+
+def mean_and_spread(records, metric):
+    """Mean and sample standard deviation over seeds of a final metric; the spread of one seed is ``None``."""
+    values = [record["final"][metric] for record in records.values()]
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def rows(results):
+    """The comparison as text, a row per arm under ``HEADERS``, the base policy first."""
+    grpo, prompts = results["arms"].get("grpo"), results["world"]["rl_prompts"]
+    table = []
+    for arm, records in {"base": results["base"], **results["arms"]}.items():
+        row = [arm]
+        for metric in QUALITY:
+            mean, spread = mean_and_spread(records, metric)
+            row.append(f"{mean * 100:.2f}" + ("" if spread is None else f" ±{spread * 100:.2f}"))
+            if metric in RELATIVE:
+                baseline = mean_and_spread(grpo, metric)[0] if grpo else 0
+                row.append(f"{mean / baseline - 1:+.0%}" if baseline and arm != "grpo" else "")
+        row.append(_mean_of(records, "actor_update_seconds", lambda seconds: f"{seconds * 1e3:.0f}"))
+        row.append(_mean_of(records, "peak_update_bytes", lambda count: f"{count / 1e6:.1f}"))
+        row.append(_mean_of(records, "skipped_groups", lambda groups: f"{groups / prompts:.0%}"))
+        row.append(_share(results["matched_budget"].get("recall@10", {}).get(arm)))
+        table.append(row)
+    return table
+
+
+def _mean_of(records, name, shown):
+    values = [value for record in records.values() if (value := record["final"].get(name)) is not None]
+    return shown(sum(values) / len(values)) if values else ""
+
+
+def _share(budget):
+    if budget is None:
+        return ""
+    if budget["share"] is None:
+        return "never"
+    return "at once" if not budget["rollouts"] else f"{'≤' if budget['at_most'] else ''}{budget['share']:.1%}"
+
+
+def title(results):
+    settings = results["settings"]
+    return f"{results['world']['name']}, G = {settings['group_size']}, {seeds_text(settings['seeds'])}"
+
+
+def seeds_text(count):
+    return f"{count} seed{'s' if count > 1 else ''}"
+
+
+def legend(results):
+    """What the table's columns mean, a line each."""
+    seeds = results["settings"]["seeds"]
+    has_grpo = "grpo" in results["arms"]
+    lines = [
+        f"Quality in %, over the test pairs: mean{' ± standard deviation' if seeds > 1 else ''} over {seeds_text(seeds)}"
+        + (", and the change relative to grpo." if has_grpo else "."),
+        "Update: mean over the steps, of the old, reference and actor passes (sft: the actor's alone) on one thread, all cores "
+        "busy; each prompt is read once for its group. Peak: the largest of those counted.",
+        "Skipped: share of the groups that have no pair and are dropped before the update.",
+    ]
+    if has_grpo:
+        budgets = results["matched_budget"]
+        lines.append(
+            "To match: share of grpo's rollouts after which the arm first reaches grpo's best recall@10 on validation. On "
+            + "pass@1: "
+            + ", ".join(f"{arm} {_share(budget)}" for arm, budget in budgets["pass@1"].items())
+            + "."
+        )
+    return lines + cost_lines(results)
+
+
+def cost_lines(results):
+    """The measured cost of an update, a line per layout."""
+    cells = {(cell["layout"], cell["update"]): cell for cell in results["cost"]}
+    lines = []
+    for layout in dict.fromkeys(cell["layout"] for cell in results["cost"]):
+        group, pair = cells[layout, "group"], cells[layout, "pair"]
+        if pair["peak_bytes"]:  # none if every group was skipped
+            lines.append(
+                f"Cost of one update, {layout}: the pair is {group['seconds'] / pair['seconds']:.1f}x faster than the group of "
+                f"{group['responses']} and needs {group['peak_bytes'] / pair['peak_bytes']:.1f}x less memory."
+            )
+    return lines

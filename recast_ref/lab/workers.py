@@ -1,0 +1,123 @@
+"""Runs the jobs of an experiment on all cores, one thread each, so that the numbers do not depend on how many there are."""
+
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from .cost import measure
+from .training import Run, train_base
+
+COST = ("cost", 0)
+
+
+def cores():
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_jobs(world, settings, folder, on_progress):
+    """Train the bases, then every arm with every seed, then measure the cost of an update with nothing else running.
+
+    Args:
+        folder: where checkpoints are; a job that has one continues from it.
+        on_progress: as for :func:`~recast_ref.lab.experiment.compare`.
+
+    Returns:
+        ``{(name, seed): record}``; names are ``"base"``, the arms, and ``"cost"`` with seed 0.
+
+    Raises:
+        concurrent.futures.process.BrokenProcessPool: a worker died (out of memory, say).
+    """
+    for half_written in folder.glob(".*"):
+        half_written.unlink()  # by a run that was killed while it saved
+    bases = [("base", seed) for seed in range(settings.seeds)]
+    arms = [(arm, seed) for seed in range(settings.seeds) for arm in settings.arms]
+    total = len(bases) + len(arms)
+    records, shares = {}, {}
+
+    context = multiprocessing.get_context("spawn")
+    messages = context.Queue()
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(cores(), context, _start, (world, settings, str(folder), messages))
+
+    def report(line=None):
+        while True:
+            try:
+                job, share = messages.get_nowait()
+            except queue.Empty:
+                return on_progress(sum(shares.values()), total, line)
+            shares[job] = max(share, shares.get(job, 0.0))
+
+    try:
+        for stage in (bases, arms, [COST]):
+            with _deaf_to_ctrl_c():
+                futures = {pool.submit(_work, job): job for job in stage}
+            while futures:
+                finished, _ = wait(futures, timeout=0.2, return_when=FIRST_COMPLETED)
+                report()
+                for future in finished:
+                    job = futures.pop(future)
+                    records[job] = future.result()
+                    if job != COST:
+                        shares[job] = 1.0
+                        final = records[job]["final"]
+                        report(
+                            f"{job[0]}, seed {job[1]}: pass@1 {final['pass@1']:.2%}, recall@10 {final['recall@10']:.2%}"
+                        )
+    except BaseException:
+        for process in set(multiprocessing.active_children()) - others:
+            process.terminate()  # their checkpoints are whole at any moment
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return records
+
+
+@contextmanager
+def _deaf_to_ctrl_c():
+    """Processes started in here ignore Ctrl-C, which the terminal sends to all: it is the parent's to handle."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+_worker = {}
+
+
+def _start(world, settings, folder, messages):
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    _worker.update(world=world, settings=settings, folder=Path(folder), messages=messages)
+
+
+def _end_with_parent():
+    """Do not outlive a killed parent: a resumed run would find another hand in its checkpoints."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _work(job):
+    name, seed = job
+    world, settings, folder = _worker["world"], _worker["settings"], _worker["folder"]
+
+    def progress(share):
+        _worker["messages"].put((job, share))
+
+    if job == COST:
+        return measure(world, settings)
+    base = folder / f"base-{seed}.pt"
+    if name == "base":
+        return train_base(world, settings, seed, base, progress)
+    return Run(world, settings, name, seed, base).train(folder / f"{name}-{seed}.pt", progress)
