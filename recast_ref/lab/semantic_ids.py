@@ -52,7 +52,7 @@ def residual_kmeans(vectors, levels=3, codes=64, seed=0):
     Args:
         vectors: float ``(items, d)``.
         levels: codes per SID.
-        codes: clusters per level, at most the number of items.
+        codes: clusters per level; fewer where there are fewer distinct vectors left.
         seed: of the k-means initialisations.
 
     Returns:
@@ -63,7 +63,8 @@ def residual_kmeans(vectors, levels=3, codes=64, seed=0):
     residual = np.asarray(vectors, dtype=np.float64)
     sids = []
     for level in range(levels):
-        clusters = KMeans(n_clusters=min(codes, len(residual)), n_init=1, random_state=seed + level).fit(residual)
+        distinct = len(np.unique(residual.round(12), axis=0))
+        clusters = KMeans(n_clusters=min(codes, distinct), n_init=1, random_state=seed + level).fit(residual)
         sids.append(clusters.labels_)
         residual = residual - clusters.cluster_centers_[clusters.labels_]
     return np.stack(sids, axis=1).astype(np.int64)
