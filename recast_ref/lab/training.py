@@ -155,7 +155,7 @@ class Run:
             "curve": self.curve,
             "audit": audit(self.world, self.rows, self.repaired.numpy()) if self.repaired.any() else None,
         }
-        checkpoints.save(path, {"record": record})
+        checkpoints.save(path, {"record": record, "policy": self.policy.state_dict()})
         on_progress(1.0)
         return record
 
