@@ -4,7 +4,10 @@ import argparse
 import difflib
 import importlib.util
 import os
+import shlex
+import signal
 import sys
+import threading
 
 from . import __version__
 
@@ -45,13 +48,20 @@ def _suggest(word, known):
 
 def main(argv=None):
     """Run the command; returns the exit code: 0, 2 for bad usage or bad data, 130 if interrupted."""
+    if threading.current_thread() is not threading.main_thread():
+        return _run(argv)
+    # While torch is imported, Ctrl-C raised as an exception inside its C++ is lost or aborts: there it just ends the process.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         return _run(argv)
     except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output, head for example, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _run(argv):
@@ -78,20 +88,18 @@ def _run(argv):
 
 def _compare_options(parser):
     # Arms are checked in _compare, where their names are known: importing the lab takes seconds.
-    parser.add_argument("--world", default="synthetic", help=f"{WORLDS} (default: synthetic)")
-    parser.add_argument(
-        "--arms", nargs="+", metavar="ARM", help="some of: grpo recast recast-branch repair contrast sft"
+    add = parser.add_argument
+    add("--world", default="synthetic", help=f"{WORLDS} (default: synthetic)")
+    add(
+        "--arms", nargs="+", metavar="ARM", help="some of: grpo recast recast-branch repair contrast sft (default: all)"
     )
-    parser.add_argument(
-        "--group-size", type=_at_least(2), default=8, metavar="G", help="responses per prompt (default: 8)"
-    )
-    parser.add_argument(
-        "--seeds", type=_at_least(1), metavar="N", help="runs of each arm (default: 3; with --quick: 1)"
-    )
-    parser.add_argument("--rollout", choices=("sample", "beam"), default="sample", help="how groups are made")
-    parser.add_argument("--out", metavar="DIR", help="where results go (default: a new folder in runs/)")
-    parser.add_argument("--resume", action="store_true", help="continue the interrupted run in --out")
-    parser.add_argument("--quick", action="store_true", help="a run of under a minute, too small to quote")
+    add("--group-size", type=_at_least(2), default=8, metavar="G", help="responses per prompt (default: 8)")
+    add("--seeds", type=_at_least(1), metavar="N", help="runs of each arm (default: 3; with --quick: 1)")
+    how = "groups of independent samples, or the G best of a beam search (default: sample)"
+    add("--rollout", choices=("sample", "beam"), default="sample", help=how)
+    add("--out", metavar="DIR", help="where results go (default: a new folder in runs/)")
+    add("--resume", action="store_true", help="continue the interrupted run in --out; give its other options again")
+    add("--quick", action="store_true", help="a run of under a minute, too small to quote")
 
 
 def _at_least(low):
@@ -116,7 +124,7 @@ def _compare(parser, options):
 
     from .lab import console
     from .lab.arms import ARMS
-    from .lab.experiment import ExperimentError, Settings
+    from .lab.experiment import ExperimentError, Settings, check_folder
     from .lab.worlds import DataError, load_world
 
     arms = tuple(dict.fromkeys(options.arms or ARMS))
@@ -127,10 +135,27 @@ def _compare(parser, options):
     if options.seeds is not None:
         changes["seeds"] = options.seeds
     settings = Settings.quick(**changes) if options.quick else Settings(**changes)
+    command = [
+        "recast-ref",
+        "compare",
+        "--world",
+        options.world,
+        "--arms",
+        *arms,
+        "--group-size",
+        str(options.group_size),
+    ]
+    command += ["--seeds", str(settings.seeds), "--rollout", options.rollout, *(["--quick"] if options.quick else [])]
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        return console.compare(load_world(options.world), settings, options)
+        if options.out:
+            check_folder(options.out, options.resume)
+        return console.compare(load_world(options.world), settings, options, shlex.join(command))
     except (DataError, ExperimentError) as error:
         parser.error(str(error))
+    except FileNotFoundError as error:
+        parser.error(f"{error}{_suggest(options.world, ['synthetic'])}")
     except OSError as error:  # a path that is missing, not readable, no folder, ...
         parser.error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
 

@@ -34,11 +34,13 @@ def run(*arguments, cwd=None):
         (["compare", "--seeds", "0"], "--seeds: expected a whole number, at least 1, got '0'"),
         (["compare", "--group-size", "1"], "--group-size: expected a whole number, at least 2, got '1'"),
         (["compare", "--arms", "grop"], "no arm grop (did you mean grpo?)"),
-        (["compare", "--world", "no/such/place"], "no world at no/such/place"),
+        (["compare", "--world", "no/such/place"], "no world at 'no/such/place'"),
+        (["compare", "--world", "sythetic"], "(did you mean synthetic?)"),
         (["compare", "--world", ""], "no world at"),
         (["compare", "--resume"], "--resume needs --out DIR"),
         (["compare", "--out", "here", "--resume"], "here holds no run to resume"),
-        (["compare", "--out", __file__], "test_cli.py"),
+        (["compare", "--out", __file__], "test_cli.py: not a folder"),
+        (["compare", "--out", str(Path(__file__).parent)], "tests holds other files"),
         (["explain", "more"], "unknown argument more"),
     ],
 )
@@ -108,6 +110,7 @@ def test_examples_in_docstrings(name):
         "contrasting",
         "recasting",
         "branching",
+        "losses",
         "memory",
     )
 

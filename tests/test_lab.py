@@ -1,5 +1,6 @@
 """The lab's parts: policy, trie, rollouts, memory, audit, checkpoints, and a run that is killed and continued."""
 
+import io
 import itertools
 import json
 import os
@@ -14,7 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from rich.console import Console
+
 from recast_ref.lab import checkpoints, experiment, report, summary, training
+from recast_ref.lab import console as terminal
 from recast_ref.lab.arms import ARMS, place_anchor, score
 from recast_ref.lab.audit import audit, segments
 from recast_ref.lab.evaluation import evaluate
@@ -429,7 +433,7 @@ def synthetic_results(arms, **final):
     cells = [{"layout": l, "update": u, "responses": r, "seconds": s, "peak_bytes": b}
              for l in ("one sequence per response", "shared prompt") for u, r, s, b in (("group", 8, 4.0, 80), ("pair", 2, 1.0, 20))]  # fmt: skip
     return {
-        "settings": {"group_size": 8, "seeds": 1}, "training": {}, "versions": {}, "cost": cells, "arms": records,
+        "settings": {"group_size": 8, "seeds": 1, "batch": 4, "test_prompts": None}, "training": {}, "versions": {}, "cost": cells, "arms": records,
         "world": {"name": "w", "description": "d", "notes": [], "base_pairs": 1, "rl_prompts": 10},
         "base": {"0": {"final": {name: 0.05 for name in summary.QUALITY}}}, "matched_budget": summary.matched_budget(records),
     }  # fmt: skip
@@ -445,6 +449,7 @@ def test_the_report_of_any_choice_of_arms(arms, recwarn):
 
 def test_the_table_by_hand():
     results = synthetic_results(["grpo", "recast"])
+    assert summary.table(results)[0] == list(summary.HEADERS)
     base, grpo, recast = summary.rows(results)
     assert base == ["base", "5.00", "-90%", "5.00", "-90%", "5.00", "5.00", "", "", "", ""]
     assert grpo[:3] == ["grpo", "50.00", ""] and recast[2] == "+0%"
@@ -466,3 +471,13 @@ def test_matched_budget_is_the_first_evaluation_as_good():
     )["pass@1"]
     shares = {name: (row["share"], row["at_most"]) for name, row in budget.items()}
     assert shares == {"grpo": (1.0, False), "fast": (0.5, True), "never": (None, False)}
+    assert summary.matched_budget({"grpo": arm([0.3, 0.2, 0.1])})["pass@1"] == {}
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_the_table_fits_the_terminal(width):
+    console = Console(width=width, file=io.StringIO())
+    console.print(terminal.table(synthetic_results(list(ARMS)), console))
+    text = console.file.getvalue()
+    assert max(map(len, text.splitlines())) <= width and "…" not in text
+    assert all(word in text for word in ("recast-branch", "pass", "recall", "50.00"))

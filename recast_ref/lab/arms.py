@@ -116,11 +116,16 @@ class Arm:
 ARMS = {
     arm.name: arm
     for arm in (
-        Arm("grpo", "GRPO (OpenOneRec-RL)", 3e-4, grpo),
-        Arm("recast", "ReCast as published", 1e-3, recast),
-        Arm("recast-branch", "ReCast + branch point", 1e-3, recast_branch),
-        Arm("repair", "repair only", 1e-3, repair),
-        Arm("contrast", "contrast only", 3e-4, contrast),
-        Arm("sft", "SFT on the same prompts", 1e-3, None),
+        Arm("grpo", "GRPO as OpenOneRec-RL runs it: the whole group, normalised by its mean and deviation", 3e-4, grpo),
+        Arm("recast", "ReCast as published: an anchor where there is no hit, then +1 and -1 on a pair", 1e-3, recast),
+        Arm(
+            "recast-branch",
+            "ReCast, the negative counting only from the code where it leaves the positive",
+            1e-3,
+            recast_branch,
+        ),
+        Arm("repair", "an anchor where there is no hit, then the whole group as GRPO takes it", 1e-3, repair),
+        Arm("contrast", "the pair of each group with a hit; groups without one are skipped", 3e-4, contrast),
+        Arm("sft", "no rollouts: the ground truth of the same prompts, learned as in supervised training", 1e-3, None),
     )
 }

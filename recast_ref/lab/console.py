@@ -1,5 +1,6 @@
 """What ``recast-ref compare`` shows in the terminal: a progress bar, then one table."""
 
+import shlex
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -11,11 +12,12 @@ from rich.table import Table
 from . import checkpoints, experiment, report, summary
 
 
-def compare(world, settings, options):
+def compare(world, settings, options, command):
     """Run the experiment with a progress bar; print the table; write ``results.json`` and ``report.html``.
 
     Args:
         options: has ``out`` (or ``None``: a new folder in ``runs/``), ``resume`` and ``quick``.
+        command: that starts such a run, to be told to who interrupts it.
 
     Returns:
         exit code: 0; 1 if a worker died or training diverged; 130 if interrupted.
@@ -42,7 +44,7 @@ def compare(world, settings, options):
         TimeRemainingColumn(),
         console=console,
     )
-    go_on = f"To continue, give the same command with: --resume --out {out}"
+    go_on = f"To continue: {command} --resume --out {shlex.quote(str(out))}"
     try:
         with bar:
             task = bar.add_task("", total=1.0)
@@ -63,7 +65,7 @@ def compare(world, settings, options):
     except FloatingPointError as error:
         say(f"Training diverged: {error}")
         return 1
-    console.print(table(results))
+    console.print(table(results, console))
     for line in summary.legend(results):
         say(line)
     say(f"Wrote {out / 'results.json'} and {out / 'report.html'}")
@@ -83,12 +85,19 @@ def fresh_folder(world, settings, quick):
             folder = Path("runs") / f"{name}-{number}"
 
 
-def table(results):
-    """The comparison as a table for the terminal."""
-    shown = Table(title=summary.title(results), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for i, header in enumerate(summary.HEADERS):
-        header = header.replace(" ", "\n").replace("l@", "l\n@")
-        shown.add_column(header, justify="right" if i else "left", no_wrap=not i, vertical="bottom")
-    for row in summary.rows(results):
-        shown.add_row(*row)
-    return shown
+def table(results, console):
+    """The comparison as a table; on a narrow terminal without its least important columns."""
+    headers, rows = summary.table(results)
+    droppable = [name for name in summary.LEAST_IMPORTANT if name in headers]
+    while True:
+        shown = Table(title=summary.title(results), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for i, header in enumerate(headers):
+            header = header.replace(" ", "\n").replace("@", "\n@") if i else header
+            shown.add_column(header, justify="right" if i else "left", no_wrap=True, vertical="bottom")
+        for row in rows:
+            shown.add_row(*row)
+        needed = console.measure(shown, options=console.options.update(width=1000)).maximum
+        if needed <= console.width or not droppable:
+            return shown
+        drop = headers.index(droppable.pop(0))
+        headers, *rows = ([*row[:drop], *row[drop + 1 :]] for row in (headers, *rows))

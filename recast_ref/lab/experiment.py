@@ -61,6 +61,7 @@ def compare(world: World, settings: Settings, out, resume=False, on_progress=lam
         FloatingPointError: training diverged; the message names the arm, the seed and the step.
     """
     out = Path(out)
+    check_folder(out, resume)
     _check_size(world, settings)
     identity = {
         "settings": {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(settings).items()},
@@ -69,12 +70,8 @@ def compare(world: World, settings: Settings, out, resume=False, on_progress=lam
         "versions": {"recast-ref": __version__, "torch": torch.__version__},
     }
     run_file = out / "run.json"
-    if run_file.exists():
-        if not resume:
-            raise ExperimentError(f"{out} already holds a run: add --resume to continue it, or choose another --out")
+    if resume:
         _check_same(out, checkpoints.load_json(run_file), identity)
-    elif resume:
-        raise ExperimentError(f"{out} holds no run to resume: leave out --resume to start one")
     else:
         checkpoints.save_json(run_file, identity)
 
@@ -104,6 +101,20 @@ def compare(world: World, settings: Settings, out, resume=False, on_progress=lam
     }
     checkpoints.save_json(out / "results.json", results)
     return results
+
+
+def check_folder(out, resume):
+    """Raise :class:`ExperimentError` unless ``out`` is a run to resume or, without ``resume``, new or empty."""
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise ExperimentError(f"--out {out}: not a folder")
+    started = (out / "run.json").exists()
+    if resume and not started:
+        raise ExperimentError(f"--out {out} holds no run to resume: leave out --resume to start one")
+    if started and not resume:
+        raise ExperimentError(f"--out {out} already holds a run: add --resume to continue it, or choose another folder")
+    if not started and out.exists() and any(out.iterdir()):
+        raise ExperimentError(f"--out {out} holds other files: choose a new folder")
 
 
 def _training(settings):
@@ -153,5 +164,5 @@ def _check_same(out, found, wanted):
         for name, value in values.items():
             if found[part].get(name) != value:
                 raise ExperimentError(
-                    f"{out} cannot be resumed: it was started with {name} = {found[part].get(name)}, not {value}"
+                    f"--out {out} cannot be resumed: it was started with {name} = {found[part].get(name)}, not {value}"
                 )

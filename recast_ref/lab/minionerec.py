@@ -127,8 +127,11 @@ def read_rows(path, users, item_number):
                     raise DataError(f"{path}:{line}: item {unknown!r} is not in the index")
                 rows.append((users.setdefault(row["user_id"], len(users)), items[:-1], items[-1]))
                 line = reader.line_num + 1
-        except (csv.Error, UnicodeDecodeError) as error:
+        except csv.Error as error:
             raise DataError(f"{path}:{reader.line_num}: not a readable CSV file: {error}") from None
+        except UnicodeDecodeError as error:
+            after = max(reader.line_num, 1)
+            raise DataError(f"{path}:{after}: not UTF-8 text here or below: {error.reason}; save it as UTF-8") from None
     if not rows:
         raise DataError(f"{path}:2: expected at least one row")
     return rows

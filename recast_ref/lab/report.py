@@ -21,6 +21,7 @@ REGIMES = (
 
 def render(results):
     """The report of what :func:`~recast_ref.lab.experiment.compare` returned, as HTML text."""
+    headers, rows = summary.table(results)
     plots = [
         {"heading": heading, "text": text, "image": _image(draw(results)), "alt": heading}
         for heading, text, draw in (
@@ -63,8 +64,8 @@ def render(results):
         .render(
             title=summary.title(results),
             world=results["world"],
-            headers=summary.HEADERS,
-            rows=summary.rows(results),
+            headers=headers,
+            rows=rows,
             arms=[ARMS[name] for name in results["arms"]],
             legend=summary.legend(results),
             plots=plots,
@@ -230,7 +231,9 @@ h2 { margin-top: 2.5rem; }
 <img src="{{ plot.image }}" alt="{{ plot.alt }}">
 {% endfor %}
 <h2>How it was made</h2>
-{% for part in (settings, training) %}<p class="small">{% for name, value in part.items() %}{{ name }} = {{ value }}{{ ", " if not loop.last }}{% endfor %}</p>
+{% for part in (settings, training) %}<p class="small">{% for name, value in part.items() if value is not none %}{{ name }}:
+{% if value is mapping %}{% for key, one in value.items() %}{{ key }} {{ one }}{{ ", " if not loop.last }}{% endfor %}
+{%- elif value is sequence and value is not string %}{{ value | join(" ") }}{% else %}{{ value }}{% endif %}{{ "; " if not loop.last }}{% endfor %}</p>
 {% endfor %}<p class="small">{% for name, value in versions.items() %}{{ name }} {{ value }}{{ ", " if not loop.last }}{% endfor %}</p>
 <p class="small">Method: ReCast, arXiv 2604.22169. All numbers are in results.json beside this file.</p>
 </body>

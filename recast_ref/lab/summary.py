@@ -7,9 +7,10 @@ RELATIVE = ("pass@1", "recall@10")
 MATCHED = ("pass@1", "recall@10")
 
 HEADERS = (
-    *("arm", "pass@1", "vs grpo", "recall@10", "vs grpo", "recall@32", "sampled p@1"),
+    *("arm", "pass@1", "pass@1 vs grpo", "recall@10", "recall@10 vs grpo", "recall@32", "sampled p@1"),
     *("update ms", "peak MB", "skipped", "to match"),
 )
+LEAST_IMPORTANT = ("recall@10 vs grpo", "skipped", "peak MB", "recall@32", "to match")  # the first is dropped first
 
 
 def matched_budget(arms):
@@ -20,16 +21,18 @@ def matched_budget(arms):
 
     Returns:
         ``{metric: {arm: {"target", "rollouts", "share", "at_most"}}}``. ``rollouts`` and ``share`` are ``None`` where it is
-        never reached; ``at_most`` is set where it was reached by the first evaluation. Empty without a ``grpo`` arm; an arm
-        without rollouts is left out.
+        never reached; ``at_most`` is set where it was reached by the first evaluation. Empty without a ``grpo`` arm, a metric
+        is empty where GRPO never beat the base policy, and an arm without rollouts is left out.
     """
     if "grpo" not in arms:
         return {}
     result = {}
     for metric in MATCHED:
-        target = mean_curve(arms["grpo"], metric)[1].max()
-        budget = mean_curve(arms["grpo"], metric)[0][-1]
+        rollouts, scores = mean_curve(arms["grpo"], metric)
+        target, budget = scores.max(), rollouts[-1]
         result[metric] = {}
+        if scores.argmax() == 0:
+            continue  # GRPO never beat the base policy: there is nothing to match
         for arm, seeds in arms.items():
             rollouts, values = mean_curve(seeds, metric)
             if not rollouts[-1]:
@@ -59,8 +62,15 @@ def mean_and_spread(records, metric):
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
+def table(results):
+    """The comparison as text: headers, and a row per arm, the base policy first. Columns without a value are left out."""
+    every = rows(results)
+    used = [i for i in range(len(HEADERS)) if any(row[i] for row in every)]
+    return [HEADERS[i] for i in used], [[row[i] for i in used] for row in every]
+
+
 def rows(results):
-    """The comparison as text, a row per arm under ``HEADERS``, the base policy first."""
+    """A row per arm under ``HEADERS``, the base policy first."""
     grpo, prompts = results["arms"].get("grpo"), results["world"]["rl_prompts"]
     table = []
     for arm, records in {"base": results["base"], **results["arms"]}.items():
@@ -108,18 +118,17 @@ def legend(results):
     lines = [
         f"Quality in %, over the test pairs: mean{' ± standard deviation' if seeds > 1 else ''} over {seeds_text(seeds)}"
         + (", and the change relative to grpo." if has_grpo else "."),
-        "Update: mean over the steps, of the old, reference and actor passes (sft: the actor's alone) on one thread, all cores "
-        "busy; each prompt is read once for its group. Peak: the largest of those counted.",
+        f"Update: mean over the steps of {results['settings']['batch']} prompts, of the old, reference and actor passes (sft: the "
+        "actor's alone) on one thread, all cores busy, so compare within a run only; each prompt is read once for its group. "
+        "Peak: the largest of those counted.",
         "Skipped: share of the groups that have no pair and are dropped before the update.",
     ]
-    if has_grpo:
-        budgets = results["matched_budget"]
-        lines.append(
-            "To match: share of grpo's rollouts after which the arm first reaches grpo's best recall@10 on validation. On "
-            + "pass@1: "
-            + ", ".join(f"{arm} {_share(budget)}" for arm, budget in budgets["pass@1"].items())
-            + "."
-        )
+    for metric, budgets in results["matched_budget"].items():
+        what = f"To match {metric}: share of grpo's rollouts after which an arm first reaches grpo's best on validation"
+        shares = ", ".join(f"{arm} {_share(budget)}" for arm, budget in budgets.items())
+        lines.append(f"{what}: {shares or 'none, since grpo never beat the base policy there'}.")
+    if seeds < 3 or results["settings"]["test_prompts"]:
+        lines.insert(0, "A small run: too small to quote.")
     return lines + cost_lines(results)
 
 
@@ -131,7 +140,7 @@ def cost_lines(results):
         group, pair = cells[layout, "group"], cells[layout, "pair"]
         if pair["peak_bytes"]:  # none if every group was skipped
             lines.append(
-                f"Cost of one update, {layout}: the pair is {group['seconds'] / pair['seconds']:.1f}x faster than the group of "
+                f"Cost of one update of 64 prompts, nothing else running, {layout}: the pair is {group['seconds'] / pair['seconds']:.1f}x faster than the group of "
                 f"{group['responses']} and needs {group['peak_bytes'] / pair['peak_bytes']:.1f}x less memory."
             )
     return lines

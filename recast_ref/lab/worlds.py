@@ -121,7 +121,7 @@ def load_world(where):
     path = Path(where)
     if not where or not path.exists():
         raise FileNotFoundError(
-            f"no world at {where}: expected 'synthetic', a folder with *.index.json, or a .inter file"
+            f"no world at {where!r}: expected 'synthetic', a folder with *.index.json, or a .inter file"
         )
     if path.is_dir():
         return minionerec.load(path)

@@ -33,6 +33,9 @@ class PolicyLoss(NamedTuple):
 def token_logps(logits, tokens):
     """Log-probability of each token under the softmax of its logits.
 
+    ``logits[..., t, :]`` is the distribution that ``tokens[..., t]`` was drawn from. A causal model's output at a position is
+    about the next token, so shift first: ``token_logps(model(tokens)[:, :-1], tokens[:, 1:])``.
+
     Args:
         logits: floating ``(..., T, V)``. ``-inf`` marks a token that cannot occur.
         tokens: int64 ``(..., T)``, values in ``[0, V)``.
@@ -154,10 +157,24 @@ def logits_loss(
     kl_coef=0.0,
     aggregate="token-mean",
 ):
-    """:func:`policy_loss` of :func:`token_logps`: from logits ``(B, T, V)`` and tokens ``(B, T)`` to the loss.
+    """:func:`policy_loss` of :func:`token_logps`.
 
-    Args, returns and errors are those of the two functions it composes. What is masked has no influence here either: its
-    logits may be all ``-inf`` or NaN, its token -100.
+    Args:
+        logits: floating ``(B, T, V)``; carries the gradient. What is masked may be all ``-inf`` or NaN.
+        tokens: int64 ``(B, T)``; ``tokens[:, t]`` was drawn from ``logits[:, t]``. What is masked may be -100.
+        old_logps: floating ``(B, T)``. At the first update after a rollout: the log-probs of these logits, detached.
+        the others: as for :func:`policy_loss`.
+
+    Returns and errors are those of the two functions.
+
+    Example:
+        >>> logits = torch.zeros(2, 3, 10, requires_grad=True)
+        >>> tokens = torch.tensor([[1, 2, 3], [1, 2, 4]])  # a pair: the positive, then the negative
+        >>> old_logps = token_logps(logits, tokens).detach()
+        >>> result = logits_loss(logits, tokens, old_logps, torch.tensor([1.0, -1.0]), torch.ones(2, 3))
+        >>> result.loss.backward()
+        >>> result.loss.item(), logits.grad[0, 2, 3].item() < 0 < logits.grad[1, 2, 4].item()
+        (0.0, True)
     """
     arguments = Arguments()
     arguments.tensor("logits", logits, "B T V", "floating")
