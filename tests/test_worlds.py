@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recast_ref.lab import minionerec, recbole, synthetic
+from recast_ref.lab import checkpoints, minionerec, recbole, synthetic
 from recast_ref.lab.semantic_ids import collisions
 from recast_ref.lab.worlds import HISTORY, DataError, Pairs, World, leaks, load_world, split_last
 
@@ -40,6 +40,15 @@ def test_a_leak_is_refused(split):
     World("w", sids, clean, clean, test, 1)
     with pytest.raises(AssertionError, match=f"1 {split} pairs have a target of the same user's test rows"):
         World("w", sids, **{"train": clean, "valid": clean, "test": test, split: Pairs.of([(0, [1], 3)])}, base_pairs=1)
+
+
+def test_a_world_survives_its_state(tmp_path):
+    world = load_world(write_folder(tmp_path))
+    checkpoints.save(tmp_path / "world.pt", world.state())
+    again = World.from_state(checkpoints.load(tmp_path / "world.pt"))
+    assert (again.name, again.base_pairs, again.notes) == (world.name, world.base_pairs, world.notes)
+    assert np.array_equal(again.sids, world.sids)
+    assert all(rows_of(getattr(again, part)) == rows_of(getattr(world, part)) for part in ("train", "valid", "test"))
 
 
 def test_the_synthetic_world_is_what_it_says():

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import torch
 
+from . import checkpoints
 from .cost import measure
 from .training import Run, train_base
+from .worlds import World
 
 COST = ("cost", 0)
 
@@ -45,7 +47,9 @@ def run_jobs(world, settings, folder, on_progress):
     context = multiprocessing.get_context("spawn")
     messages = context.Queue()
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(cores(), context, _start, (world, settings, str(folder), messages))
+    # As a file: what is sent to a process as it starts holds up the start of the next until it is read.
+    checkpoints.save(folder / "world.pt", world.state())
+    pool = ProcessPoolExecutor(cores(), context, _start, (settings, str(folder), messages))
 
     def report(line=None):
         while True:
@@ -96,10 +100,12 @@ def _deaf_to_ctrl_c():
 _worker = {}
 
 
-def _start(world, settings, folder, messages):
+def _start(settings, folder, messages):
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-    _worker.update(world=world, settings=settings, folder=Path(folder), messages=messages)
+    folder = Path(folder)
+    world = World.from_state(checkpoints.load(folder / "world.pt"))
+    _worker.update(world=world, settings=settings, folder=folder, messages=messages)
 
 
 def _end_with_parent():

@@ -65,6 +65,23 @@ class World:
             if leaked:
                 raise AssertionError(f"{self.name}: {leaked} {split} pairs have a target of the same user's test rows")
 
+    def state(self):
+        """All of it as tensors and plain values, for :mod:`~recast_ref.lab.checkpoints`."""
+        splits = {
+            split: {name: torch.from_numpy(array) for name, array in vars(getattr(self, split)).items()}
+            for split in ("train", "valid", "test")
+        }
+        return {**vars(self), **splits, "sids": torch.from_numpy(self.sids)}
+
+    @classmethod
+    def from_state(cls, state):
+        """The world that :meth:`state` was taken of."""
+        splits = {
+            split: Pairs(**{name: tensor.numpy() for name, tensor in state[split].items()})
+            for split in ("train", "valid", "test")
+        }
+        return cls(**{**state, **splits, "sids": state["sids"].numpy()})
+
     def describe(self):
         """One line for people."""
         shared = collisions(self.sids)
