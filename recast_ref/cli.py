@@ -68,10 +68,13 @@ def _run(argv):
     parser = Parser(prog="recast-ref", description="Group RL, repair and contrast for generative recommendation.")
     parser.add_argument("--version", action="version", version=f"recast-ref {__version__}")
     commands = parser.add_subparsers(
-        dest="command", metavar="{compare,explain,info}", required=True, parser_class=Parser
+        dest="command", metavar="{compare,explain,bench,info}", required=True, parser_class=Parser
     )
     _compare_options(commands.add_parser("compare", help="train every arm on the same prompts and compare them"))
     commands.add_parser("explain", help="one group of eight rollouts, step by step")
+    measured = commands.add_parser("bench", help="measure the fast path against its peers on this machine")
+    measured.add_argument("--repeats", type=_at_least(1), default=7, metavar="N", help="rounds (default: 7)")
+    measured.add_argument("--out", metavar="FILE", help="also write the results as JSON")
     commands.add_parser("info", help="versions, devices, and which paths are built")
     options = parser.parse_args(argv)
     if options.command == "explain":
@@ -80,6 +83,8 @@ def _run(argv):
         print(explain())
     elif options.command == "info":
         print(info())
+    elif options.command == "bench":
+        return _bench(parser, options)
     else:
         return _compare(parser, options)
     sys.stdout.flush()
@@ -97,9 +102,29 @@ def _compare_options(parser):
     add("--seeds", type=_at_least(1), metavar="N", help="runs of each arm (default: 3; with --quick: 1)")
     how = "groups of independent samples, or the G best of a beam search (default: sample)"
     add("--rollout", choices=("sample", "beam"), default="sample", help=how)
+    how = "path of the functions (default: reference; fast is compiled on first use)"
+    add("--backend", choices=("auto", "reference", "fast"), default="reference", help=how)
     add("--out", metavar="DIR", help="where results go (default: a new folder in runs/)")
     add("--resume", action="store_true", help="continue the interrupted run in --out; give its other options again")
     add("--quick", action="store_true", help="a run of under a minute, too small to quote")
+
+
+def _bench(parser, options):
+    try:
+        from . import bench
+    except ImportError as error:
+        parser.error(str(error))
+    from .lab import checkpoints
+
+    results = bench.bench(options.repeats, on_progress=lambda name: print(f"measuring {name} ...", file=sys.stderr))
+    print(info())
+    print(bench.table(results))
+    if options.out:
+        try:
+            checkpoints.save_json(options.out, {"info": info().splitlines(), "results": results})
+        except OSError as error:
+            parser.error(f"--out {options.out}: {error.strerror}")
+    return 0
 
 
 def _at_least(low):
@@ -122,7 +147,7 @@ def _compare(parser, options):
     if options.resume and not options.out:
         parser.error("--resume needs --out DIR, the folder of the run to continue")
 
-    from .lab import console
+    from .lab import backend, console
     from .lab.arms import ARMS
     from .lab.experiment import ExperimentError, Settings, check_folder
     from .lab.worlds import DataError, load_world
@@ -131,29 +156,25 @@ def _compare(parser, options):
     for arm in arms:
         if arm not in ARMS:
             parser.error(f"--arms: no arm {arm}{_suggest(arm, ARMS) or ', only ' + ' '.join(ARMS)}")
-    changes = {"arms": arms, "group_size": options.group_size, "rollout": options.rollout}
+    changes = {name: getattr(options, name) for name in ("group_size", "rollout", "backend")}
+    changes["arms"] = arms
     if options.seeds is not None:
         changes["seeds"] = options.seeds
     settings = Settings.quick(**changes) if options.quick else Settings(**changes)
-    command = [
-        "recast-ref",
-        "compare",
-        "--world",
-        options.world,
-        "--arms",
-        *arms,
-        "--group-size",
-        str(options.group_size),
-    ]
-    command += ["--seeds", str(settings.seeds), "--rollout", options.rollout, *(["--quick"] if options.quick else [])]
+    command = f"recast-ref compare --world {shlex.quote(options.world)} --arms {' '.join(arms)}"
+    command += f" --group-size {options.group_size} --seeds {settings.seeds} --rollout {options.rollout}"
+    command += f" --backend {options.backend}" + " --quick" * options.quick
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
+        backend.use(options.backend)  # here first: if it has to be compiled, then once and not by every worker
         if options.out:
             check_folder(options.out, options.resume)
-        return console.compare(load_world(options.world), settings, options, shlex.join(command))
+        return console.compare(load_world(options.world), settings, options, command)
     except (DataError, ExperimentError) as error:
         parser.error(str(error))
+    except ImportError as error:
+        parser.error(f"--backend {options.backend}: {str(error).splitlines()[0]}")
     except FileNotFoundError as error:
         parser.error(f"{error}{_suggest(options.world, ['synthetic'])}")
     except OSError as error:  # a path that is missing, not readable, no folder, ...
@@ -181,10 +202,21 @@ def info():
         "numpy": numpy.__version__,
         "devices": ", ".join(["cpu", *gpus]),
         "reference": "ready (pure PyTorch)",
-        "fast": "not part of this version",
+        "fast": _fast_path(),
         "lab": f"missing {', '.join(missing)}: {INSTALL_LAB}" if missing else "ready",
     }
     return "\n".join(f"{name:<11} {value}" for name, value in lines.items())
+
+
+def _fast_path():
+    """What is known of the fast path without building it."""
+    from . import _library
+
+    try:
+        path = _library.find()
+    except ImportError as error:
+        return str(error).splitlines()[0]
+    return f"ready ({path})" if path else "not built yet: it is compiled when recast_ref.fast is first imported"
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""Hypothesis profiles: ``ci`` (default) and ``thorough`` (``pytest --hypothesis-profile=thorough``)."""
+"""Hypothesis profiles: ``ci`` (default) and ``thorough`` (``pytest --hypothesis-profile=thorough``); the two paths."""
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -18,3 +19,9 @@ def amazon():
     if not AMAZON.is_dir():
         pytest.skip(f"no real interactions at {AMAZON}")
     return AMAZON
+
+
+@pytest.fixture(params=["reference", "fast"], scope="session")
+def R(request):
+    """The module under test: each law holds for both paths."""
+    return importlib.import_module(f"recast_ref.{request.param}")

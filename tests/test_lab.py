@@ -14,7 +14,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-
 from rich.console import Console
 
 from recast_ref.lab import checkpoints, experiment, report, summary, training

@@ -8,8 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import loss_inputs
 
-from recast_ref import reference as R
-
 T = torch.tensor
 ONE = torch.ones(1, 1)
 
@@ -52,7 +50,7 @@ def formula(
 
 
 @given(loss_inputs())
-def test_loss_and_gradient_equal_the_formula(inputs):
+def test_loss_and_gradient_equal_the_formula(R, inputs):
     (logps, old, advantages, mask, ref), options = inputs
     mine, theirs = logps.clone().requires_grad_(), logps.clone().requires_grad_()
     got = R.policy_loss(mine, old, advantages, mask, ref, **options)
@@ -84,14 +82,14 @@ def test_loss_and_gradient_equal_the_formula(inputs):
         (5.0, -2.0, 6.0, 0),
     ],
 )
-def test_clips_by_hand(ratio, advantage, expected, clipped):
+def test_clips_by_hand(R, ratio, advantage, expected, clipped):
     logps = torch.full((1, 1), math.log(ratio), dtype=torch.float64)
     got = R.policy_loss(logps, torch.zeros_like(logps), T([advantage]).double(), ONE)
     assert got.policy.item() == pytest.approx(expected)
     assert got.clip_fraction == clipped
 
 
-def test_kl_by_hand_and_its_clamps():
+def test_kl_by_hand_and_its_clamps(R):
     def kl(gap):
         return R.policy_loss(
             torch.zeros(1, 1).double(), ONE, T([0.0]).double(), ONE, torch.full((1, 1), gap).double()
@@ -105,7 +103,7 @@ def test_kl_by_hand_and_its_clamps():
 
 
 @pytest.mark.parametrize("gap", [-200.0, 200.0])
-def test_far_ratios_stay_finite_in_float32(gap):
+def test_far_ratios_stay_finite_in_float32(R, gap):
     """Without the inner clamps these are ``0 * inf``."""
     logps = torch.zeros(1, 1, requires_grad=True)
     got = R.policy_loss(logps, torch.full((1, 1), -gap), T([0.0]), ONE, torch.full((1, 1), gap), kl_coef=1.0)
@@ -114,7 +112,7 @@ def test_far_ratios_stay_finite_in_float32(gap):
 
 
 @given(loss_inputs())
-def test_gradient_goes_to_the_policy_alone(inputs):
+def test_gradient_goes_to_the_policy_alone(R, inputs):
     tensors, options = inputs
     logps, old, advantages, mask, ref = (x.clone().requires_grad_(x.is_floating_point()) for x in tensors)
     R.policy_loss(logps, old, advantages, mask, ref, **options).loss.backward()
@@ -122,7 +120,7 @@ def test_gradient_goes_to_the_policy_alone(inputs):
 
 
 @given(loss_inputs(), st.sampled_from([torch.float16, torch.bfloat16, torch.float32]))
-def test_half_precision_is_widened(inputs, dtype):
+def test_half_precision_is_widened(R, inputs, dtype):
     (logps, old, advantages, mask, ref), options = inputs
     narrow = [x.to(dtype) for x in (logps, old, advantages, ref)]
     got = R.policy_loss(*narrow[:3], mask, narrow[3], **options)
@@ -131,7 +129,7 @@ def test_half_precision_is_widened(inputs, dtype):
     assert torch.equal(torch.stack(got), torch.stack(R.policy_loss(*wide[:3], mask, wide[3], **options)))
 
 
-def test_aggregates_by_hand():
+def test_aggregates_by_hand(R):
     logps = torch.zeros(3, 3)
     mask = T([[1, 1, 1], [1, 0, 0], [0, 0, 0]])
     advantages = T([[-1.0, -2.0, -3.0], [-10.0, 9.0, 9.0], [9.0, 9.0, 9.0]])
@@ -143,7 +141,7 @@ def test_aggregates_by_hand():
         assert R.policy_loss(logps, logps, advantages, mask, aggregate=how).loss.item() == pytest.approx(expected)
 
 
-def test_a_pair_has_loss_zero_and_a_gradient():
+def test_a_pair_has_loss_zero_and_a_gradient(R):
     logps = torch.zeros(2, 3, requires_grad=True)
     got = R.policy_loss(logps, torch.zeros(2, 3), T([1.0, -1.0]), torch.ones(2, 3))
     got.loss.backward()
@@ -152,7 +150,7 @@ def test_a_pair_has_loss_zero_and_a_gradient():
 
 
 @given(loss_inputs(), st.sampled_from([math.nan, math.inf, -math.inf, 1e30]))
-def test_what_is_masked_has_no_influence(inputs, junk):
+def test_what_is_masked_has_no_influence(R, inputs, junk):
     (logps, old, advantages, mask, ref), options = inputs
     advantages = advantages if advantages.dim() == 2 else advantages[:, None].expand_as(logps)
     clean = R.policy_loss(logps, old, advantages, mask, ref, **options)
@@ -165,7 +163,7 @@ def test_what_is_masked_has_no_influence(inputs, junk):
 
 
 @given(loss_inputs())
-def test_gradcheck_away_from_the_corners(inputs):
+def test_gradcheck_away_from_the_corners(R, inputs):
     (logps, old, advantages, mask, ref), options = inputs
     ratio = (logps - old).exp()
     for corner in (1 - options["clip_low"], 1 + options["clip_high"], options["dual_clip"]):
@@ -184,7 +182,7 @@ LOGITS = st.integers(1, 6).flatmap(
 
 
 @given(LOGITS, st.data())
-def test_token_logps_equal_log_softmax(rows, data):
+def test_token_logps_equal_log_softmax(R, rows, data):
     logits = T(rows, dtype=torch.float64)
     tokens = T(data.draw(st.lists(st.integers(0, logits.shape[1] - 1), min_size=len(rows), max_size=len(rows))))
     expected = logits.log_softmax(dim=-1).gather(1, tokens[:, None])[:, 0]
@@ -198,7 +196,7 @@ def test_token_logps_equal_log_softmax(rows, data):
             torch.testing.assert_close(got.double(), exact, rtol=2e-6, atol=2e-6)
 
 
-def test_impossible_tokens_have_probability_zero():
+def test_impossible_tokens_have_probability_zero(R):
     logits = T([[0.0, -math.inf, 0.0], [0.0, -math.inf, 0.0]], requires_grad=True)
     logps = R.token_logps(logits, T([0, 1]))
     assert logps.tolist() == [pytest.approx(-math.log(2)), -math.inf]
@@ -208,7 +206,7 @@ def test_impossible_tokens_have_probability_zero():
 
 
 @given(loss_inputs(), st.data())
-def test_logits_loss_is_the_composition(inputs, data):
+def test_logits_loss_is_the_composition(R, inputs, data):
     (logps, old, advantages, mask, ref), options = inputs
     b, t = logps.shape
     v = 5
@@ -221,7 +219,7 @@ def test_logits_loss_is_the_composition(inputs, data):
 
 
 @pytest.mark.parametrize("junk", [-math.inf, math.inf, math.nan])
-def test_masked_logits_and_tokens_have_no_influence(junk):
+def test_masked_logits_and_tokens_have_no_influence(R, junk):
     logits = torch.tensor([[[0.0, 1.0, 2.0], [junk] * 3]], requires_grad=True)
     rest = (torch.zeros(1, 2), T([1.0]), T([[1, 0]]))
     got = R.logits_loss(logits, T([[2, -100]]), *rest)
@@ -236,57 +234,57 @@ Z = torch.zeros
 @pytest.mark.parametrize(
     "call, error, words",
     [
-        (lambda: R.token_logps(Z(2, 3), T([0, 3])), ValueError, "tokens: expected values in [0, V=3), got 3 at [1]"),
-        (lambda: R.token_logps(Z(2, 3), Z(3).long()), ValueError, "tokens: expected shape (T=2,), got (3,)"),
-        (lambda: R.token_logps(Z(2, 3), Z(2)), TypeError, "tokens: expected torch.int64, got torch.float32"),
+        (lambda R: R.token_logps(Z(2, 3), T([0, 3])), ValueError, "tokens: expected values in [0, V=3), got 3 at [1]"),
+        (lambda R: R.token_logps(Z(2, 3), Z(3).long()), ValueError, "tokens: expected shape (T=2,), got (3,)"),
+        (lambda R: R.token_logps(Z(2, 3), Z(2)), TypeError, "tokens: expected torch.int64, got torch.float32"),
         (
-            lambda: R.policy_loss(Z(2, 3), Z(2, 4), Z(2), Z(2, 3)),
+            lambda R: R.policy_loss(Z(2, 3), Z(2, 4), Z(2), Z(2, 3)),
             ValueError,
             "old_logps: expected shape (B=2, T=3), got (2, 4)",
         ),
         (
-            lambda: R.policy_loss(Z(2, 3), Z(2, 3), Z(3), Z(2, 3)),
+            lambda R: R.policy_loss(Z(2, 3), Z(2, 3), Z(3), Z(2, 3)),
             ValueError,
             "advantages: expected shape (B=2,), got (3,)",
         ),
         (
-            lambda: R.policy_loss(Z(2, 3), Z(2, 3), Z(2, 1), Z(2, 3)),
+            lambda R: R.policy_loss(Z(2, 3), Z(2, 3), Z(2, 1), Z(2, 3)),
             ValueError,
             "advantages: expected shape (B=2, T=3) or (B,), got (2, 1)",
         ),
         (
-            lambda: R.policy_loss(Z(2, 3), Z(2, 3), Z(2), Z(2, 3) + 0.5),
+            lambda R: R.policy_loss(Z(2, 3), Z(2, 3), Z(2), Z(2, 3) + 0.5),
             ValueError,
             "mask: expected only 0 and 1, got 0.5 at [0, 0]",
         ),
         (
-            lambda: R.policy_loss(Z(2, 3), Z(2, 3), Z(2), Z(2, 3), kl_coef=0.1),
+            lambda R: R.policy_loss(Z(2, 3), Z(2, 3), Z(2), Z(2, 3), kl_coef=0.1),
             ValueError,
             "ref_logps: needed for kl_coef=0.1",
         ),
         (
-            lambda: R.policy_loss(Z(2, 3), Z(2, 3), Z(2), Z(2, 3), dual_clip=1.0),
+            lambda R: R.policy_loss(Z(2, 3), Z(2, 3), Z(2), Z(2, 3), dual_clip=1.0),
             ValueError,
             "dual_clip: expected a finite number > 1",
         ),
         (
-            lambda: R.policy_loss(Z(2, 3), Z(2, 3), Z(2), Z(2, 3), aggregate="mean"),
+            lambda R: R.policy_loss(Z(2, 3), Z(2, 3), Z(2), Z(2, 3), aggregate="mean"),
             ValueError,
             "aggregate: expected one of token-mean",
         ),
         (
-            lambda: R.policy_loss(Z(2, 3), Z(2, 3), None, Z(2, 3)),
+            lambda R: R.policy_loss(Z(2, 3), Z(2, 3), None, Z(2, 3)),
             TypeError,
             "advantages: expected a torch.Tensor, got NoneType",
         ),
         (
-            lambda: R.logits_loss(Z(2, 3), Z(2).long(), Z(2), Z(2), Z(2)),
+            lambda R: R.logits_loss(Z(2, 3), Z(2).long(), Z(2), Z(2), Z(2)),
             ValueError,
             "logits: expected shape (B, T, V), got (2, 3)",
         ),
     ],
 )
-def test_bad_input_is_named(call, error, words):
+def test_bad_input_is_named(R, call, error, words):
     with pytest.raises(error) as caught:
-        call()
+        call(R)
     assert words in str(caught.value)

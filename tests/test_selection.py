@@ -8,8 +8,6 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from strategies import groups, sids
 
-from recast_ref import reference as R
-
 T = torch.tensor
 
 
@@ -30,14 +28,14 @@ T = torch.tensor
         ([[44, 1, 2], [12, 7, 40]], 0.55, 1.0),  # each against the target it agrees with best
     ],
 )
-def test_scores_by_hand(prediction, score, reward):
+def test_scores_by_hand(R, prediction, score, reward):
     predictions, targets = T([[prediction]]), T([[[12, 7, 201], [44, 1, 2], [-1, 7, 201]]])
     assert R.structural_scores(predictions, targets).item() == pytest.approx(score)
     assert R.hit_rewards(predictions, targets).item() == reward
 
 
 @pytest.mark.parametrize("matched", range(16))
-def test_fifteen_levels(matched):
+def test_fifteen_levels(R, matched):
     target = torch.arange(15)
     prediction = torch.where(torch.arange(15) < matched, target, target + 1)
     predictions = prediction.expand(1, 1, 100, 15).clone()
@@ -46,7 +44,7 @@ def test_fifteen_levels(matched):
     assert u.item() == pytest.approx((10.0 ** (matched - 15) if matched else 0) / 100, rel=1e-6)
 
 
-def test_regimes_and_grpo_by_hand():
+def test_regimes_and_grpo_by_hand(R):
     rewards = T([[0.0, 0, 0, 0, 0, 0, 0, 0], [1.0, 0, 0, 0, 0, 0, 0, 0], [1.0, 1, 0, 0, 0, 0, 0, 0]])
     assert R.group_regimes(rewards).tolist() == [0, 1, 2]
     advantages = R.group_advantages(rewards)
@@ -63,7 +61,7 @@ def test_regimes_and_grpo_by_hand():
     assert (R.group_advantages(torch.ones(1, 8)) == 0).all()
 
 
-def test_a_group_of_one_keeps_its_reward():
+def test_a_group_of_one_keeps_its_reward(R):
     assert R.group_advantages(T([[1.0], [0.0]])).flatten().tolist() == pytest.approx([1.0, 0.0], abs=2e-6)
 
 
@@ -78,7 +76,7 @@ def test_a_group_of_one_keeps_its_reward():
         ([0.0, 0.2, 0], [0.1, 0.1, 0.0], None, -1),  # a graded reward is a hit
     ],
 )
-def test_repair_by_hand(rewards, scores, tie_break, slot):
+def test_repair_by_hand(R, rewards, scores, tie_break, slot):
     fixed = R.repair(T([rewards]), T([scores]), tie_break=None if tie_break is None else T([tie_break]))
     assert fixed.slot.tolist() == [slot]
     for before, after in ((rewards, fixed.rewards), (scores, fixed.scores)):
@@ -100,7 +98,7 @@ def test_repair_by_hand(rewards, scores, tie_break, slot):
         ([0.0, 1, 0], [-math.inf, 1.0, -math.inf], None, (1, 0)),  # any score that can be ranked
     ],
 )
-def test_contrast_by_hand(rewards, scores, tie_break, pair):
+def test_contrast_by_hand(R, rewards, scores, tie_break, pair):
     picked = R.contrast(T([rewards]), T([scores]), 2.0, 0.5, None if tie_break is None else T([tie_break]))
     assert (picked.positive.item(), picked.negative.item()) == pair
     expected = torch.zeros(1, len(rewards))
@@ -109,7 +107,7 @@ def test_contrast_by_hand(rewards, scores, tie_break, pair):
     assert torch.equal(picked.advantages, expected)
 
 
-def test_recast_by_hand():
+def test_recast_by_hand(R):
     rewards = T([[0.0, 0, 0], [0.0, 1, 0], [0.0, 0, 0], [1.0, 1, 1]])
     scores = T([[0.1, 0.0, 0.01], [0.1, 1, 0.01], [0.1, 0.0, 0.01], [1.0, 1, 1]])
     result = R.recast(rewards, scores, repairable=T([True, True, False, True]))
@@ -119,18 +117,18 @@ def test_recast_by_hand():
     assert result.advantages.tolist() == [[-1, 1, 0], [-1, 1, 0], [0, 0, 0], [0, 0, 0]]
 
 
-def test_a_group_of_one_is_repaired_and_skipped():
+def test_a_group_of_one_is_repaired_and_skipped(R):
     assert [x.tolist() for x in R.recast(T([[0.0]]), T([[0.0]]))] == [[0], [-1], [-1], [[0.0]]]
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), max_size=8))
-def test_branch_mask_equals_the_loop(tokens):
+def test_branch_mask_equals_the_loop(R, tokens):
     positive, negative = T([p for p, _ in tokens], dtype=torch.int64), T([n for _, n in tokens], dtype=torch.int64)
     expected = [any(p != n for p, n in tokens[: t + 1]) for t in range(len(tokens))]
     assert R.branch_mask(positive, negative).tolist() == expected
 
 
-def test_branch_mask_by_hand():
+def test_branch_mask_by_hand(R):
     positive, negative = T([[12, 7, 201], [12, 7, 201], [12, 7, 201]]), T([[12, 7, 40], [12, 9, 201], [12, 7, 201]])
     assert R.branch_mask(positive, negative).tolist() == [
         [False, False, True],
@@ -164,7 +162,7 @@ def loop_scores(predictions, targets):
 
 
 @given(sids())
-def test_scores_equal_the_loops(inputs):
+def test_scores_equal_the_loops(R, inputs):
     predictions, targets = inputs
     expected = loop_scores(predictions, targets)
     u, r = R.structural_scores(predictions, targets), R.hit_rewards(predictions, targets)
@@ -194,7 +192,7 @@ def loop_recast(rewards, scores, repairable, tie_break, weight, negative_weight)
 
 
 @given(groups(), st.sampled_from([0.5, 1.0, 2.0]), st.sampled_from([0.0, 0.25, 1.0]))
-def test_recast_equals_the_loops(inputs, weight, negative_weight):
+def test_recast_equals_the_loops(R, inputs, weight, negative_weight):
     rewards, scores, repairable, tie_break = inputs
     result = R.recast(rewards, scores, repairable, weight, negative_weight, tie_break)
     slots, positives, negatives, rows = loop_recast(rewards, scores, repairable, tie_break, weight, negative_weight)
@@ -204,7 +202,7 @@ def test_recast_equals_the_loops(inputs, weight, negative_weight):
 
 
 @given(groups())
-def test_grpo_equals_the_loops(inputs):
+def test_grpo_equals_the_loops(R, inputs):
     rewards = inputs[0]
     for row, got in zip(rewards.double().tolist(), R.group_advantages(rewards.double()).tolist()):
         mean = sum(row) / len(row) if len(row) > 1 else 0.0
@@ -218,7 +216,7 @@ def test_grpo_equals_the_loops(inputs):
 
 
 @given(groups())
-def test_at_most_two_advantages(inputs):
+def test_at_most_two_advantages(R, inputs):
     rewards, scores, repairable, tie_break = inputs
     result = R.recast(rewards, scores, repairable, 2.0, 0.5, tie_break)
     for positive, negative, row in zip(result.positive.tolist(), result.negative.tolist(), result.advantages.tolist()):
@@ -230,7 +228,7 @@ def test_at_most_two_advantages(inputs):
 
 
 @given(groups())
-def test_repair_touches_only_all_zero_groups(inputs):
+def test_repair_touches_only_all_zero_groups(R, inputs):
     rewards, scores, repairable, tie_break = inputs
     assume(rewards.shape[1] > 0)
     fixed = R.repair(rewards, scores, repairable, tie_break)
@@ -246,7 +244,7 @@ def test_repair_touches_only_all_zero_groups(inputs):
 
 
 @given(groups(), st.randoms(use_true_random=False))
-def test_permuting_the_group_permutes_the_answer(inputs, random):
+def test_permuting_the_group_permutes_the_answer(R, inputs, random):
     rewards, scores, repairable, _ = inputs
     q, g = rewards.shape
     distinct = torch.tensor([random.sample(range(g), g) for _ in range(q)], dtype=torch.float32).view(q, g)
@@ -260,7 +258,7 @@ def test_permuting_the_group_permutes_the_answer(inputs, random):
 
 
 @given(groups(), st.integers(0, 5))
-def test_prompts_do_not_see_each_other(inputs, cut):
+def test_prompts_do_not_see_each_other(R, inputs, cut):
     rewards, scores, repairable, tie_break = inputs
     whole = R.recast(rewards, scores, repairable, tie_break=tie_break)
     parts = [
@@ -272,7 +270,7 @@ def test_prompts_do_not_see_each_other(inputs, cut):
 
 
 @given(groups(), st.sampled_from([0.5, 3.0, 100.0]))
-def test_only_the_order_of_scores_matters(inputs, scale):
+def test_only_the_order_of_scores_matters(R, inputs, scale):
     rewards, scores, repairable, tie_break = inputs
     plain = R.contrast(rewards, scores, tie_break=tie_break)
     scaled = R.contrast(rewards, scores * scale - 7, tie_break=tie_break)
@@ -280,7 +278,7 @@ def test_only_the_order_of_scores_matters(inputs, scale):
 
 
 @given(groups())
-def test_the_input_is_left_alone_and_no_gradient_flows(inputs):
+def test_the_input_is_left_alone_and_no_gradient_flows(R, inputs):
     rewards, scores, repairable, tie_break = inputs
     copies = [x.clone() for x in inputs]
     rewards.requires_grad_(), scores.requires_grad_()
@@ -294,7 +292,7 @@ def test_the_input_is_left_alone_and_no_gradient_flows(inputs):
 
 
 @given(sids(), st.randoms(use_true_random=False))
-def test_scores_see_sets(inputs, random):
+def test_scores_see_sets(R, inputs, random):
     predictions, targets = inputs
     u, r = R.structural_scores(predictions, targets), R.hit_rewards(predictions, targets)
     shuffled = predictions[:, :, random.sample(range(predictions.shape[2]), predictions.shape[2])]
@@ -307,7 +305,7 @@ def test_scores_see_sets(inputs, random):
 
 
 @given(groups(), st.sampled_from([torch.float16, torch.bfloat16, torch.float64]))
-def test_selection_does_not_depend_on_the_dtype(inputs, dtype):
+def test_selection_does_not_depend_on_the_dtype(R, inputs, dtype):
     rewards, scores, repairable, tie_break = inputs
     wide = R.recast(rewards, scores, repairable, tie_break=tie_break)
     other = R.recast(rewards.to(dtype), scores.to(dtype), repairable, tie_break=tie_break.to(dtype))
@@ -316,7 +314,7 @@ def test_selection_does_not_depend_on_the_dtype(inputs, dtype):
 
 
 @given(groups())
-def test_strides_do_not_matter(inputs):
+def test_strides_do_not_matter(R, inputs):
     rewards, scores, repairable, tie_break = inputs
     plain = R.recast(rewards, scores, repairable, tie_break=tie_break)
     turned = R.recast(
@@ -334,90 +332,90 @@ Z = torch.zeros
 @pytest.mark.parametrize(
     "call, error, words",
     [
-        (lambda: R.recast(Z(2, 3), Z(2, 4)), ValueError, "scores: expected shape (Q=2, G=3), got (2, 4)"),
-        (lambda: R.recast(Z(2, 3, 1), Z(2, 3)), ValueError, "rewards: expected shape (Q, G), got (2, 3, 1)"),
-        (lambda: R.recast([[0.0]], Z(1, 1)), TypeError, "rewards: expected a torch.Tensor, got list"),
+        (lambda R: R.recast(Z(2, 3), Z(2, 4)), ValueError, "scores: expected shape (Q=2, G=3), got (2, 4)"),
+        (lambda R: R.recast(Z(2, 3, 1), Z(2, 3)), ValueError, "rewards: expected shape (Q, G), got (2, 3, 1)"),
+        (lambda R: R.recast([[0.0]], Z(1, 1)), TypeError, "rewards: expected a torch.Tensor, got list"),
         (
-            lambda: R.recast(Z(2, 3).long(), Z(2, 3)),
+            lambda R: R.recast(Z(2, 3).long(), Z(2, 3)),
             TypeError,
             "rewards: expected float32, float64, float16 or bfloat16, got torch.int64",
         ),
-        (lambda: R.repair(Z(2, 3), Z(2, 3), Z(2)), TypeError, "repairable: expected torch.bool, got torch.float32"),
-        (lambda: R.repair(Z(2, 3), Z(2, 3), Z(3).bool()), ValueError, "repairable: expected shape (Q=2,), got (3,)"),
+        (lambda R: R.repair(Z(2, 3), Z(2, 3), Z(2)), TypeError, "repairable: expected torch.bool, got torch.float32"),
+        (lambda R: R.repair(Z(2, 3), Z(2, 3), Z(3).bool()), ValueError, "repairable: expected shape (Q=2,), got (3,)"),
         (
-            lambda: R.contrast(T([[0.0, math.nan]]), Z(1, 2)),
+            lambda R: R.contrast(T([[0.0, math.nan]]), Z(1, 2)),
             ValueError,
             "rewards: expected finite values >= 0, got nan at [0, 1]",
         ),
         (
-            lambda: R.contrast(T([[0.0, -1.0]]), Z(1, 2)),
+            lambda R: R.contrast(T([[0.0, -1.0]]), Z(1, 2)),
             ValueError,
             "rewards: expected finite values >= 0, got -1.0 at [0, 1]",
         ),
         (
-            lambda: R.contrast(T([[0.0, math.inf]]), Z(1, 2)),
+            lambda R: R.contrast(T([[0.0, math.inf]]), Z(1, 2)),
             ValueError,
             "rewards: expected finite values >= 0, got inf",
         ),
-        (lambda: R.contrast(Z(1, 2), T([[0.0, math.nan]])), ValueError, "scores: expected values that can be ranked"),
+        (lambda R: R.contrast(Z(1, 2), T([[0.0, math.nan]])), ValueError, "scores: expected values that can be ranked"),
         (
-            lambda: R.contrast(Z(1, 2), Z(1, 2), tie_break=T([[0.0, math.nan]])),
+            lambda R: R.contrast(Z(1, 2), Z(1, 2), tie_break=T([[0.0, math.nan]])),
             ValueError,
             "tie_break: expected values",
         ),
-        (lambda: R.contrast(Z(1, 2), Z(1, 2), weight=0), ValueError, "weight: expected a finite number > 0, got 0"),
-        (lambda: R.contrast(Z(1, 2), Z(1, 2), weight="1"), TypeError, "weight: expected a number, got str"),
+        (lambda R: R.contrast(Z(1, 2), Z(1, 2), weight=0), ValueError, "weight: expected a finite number > 0, got 0"),
+        (lambda R: R.contrast(Z(1, 2), Z(1, 2), weight="1"), TypeError, "weight: expected a number, got str"),
         (
-            lambda: R.contrast(Z(1, 2), Z(1, 2), negative_weight=-0.1),
+            lambda R: R.contrast(Z(1, 2), Z(1, 2), negative_weight=-0.1),
             ValueError,
             "negative_weight: expected a finite number >= 0",
         ),
         (
-            lambda: R.contrast(Z(1, 2), Z(1, 2, device="meta")),
+            lambda R: R.contrast(Z(1, 2), Z(1, 2, device="meta")),
             ValueError,
             "scores: expected device cpu, where rewards is, got meta",
         ),
-        (lambda: R.group_advantages(Z(1, 2), 1e-6), TypeError, "normalize: expected True or False, got 1e-06"),
-        (lambda: R.contrast(Z(1, 2), Z(1, 2), weight=10**400), ValueError, "weight: expected a finite number > 0"),
+        (lambda R: R.group_advantages(Z(1, 2), 1e-6), TypeError, "normalize: expected True or False, got 1e-06"),
+        (lambda R: R.contrast(Z(1, 2), Z(1, 2), weight=10**400), ValueError, "weight: expected a finite number > 0"),
         (
-            lambda: R.contrast(Z(1, 2).half(), Z(1, 2), weight=1e6),
+            lambda R: R.contrast(Z(1, 2).half(), Z(1, 2), weight=1e6),
             ValueError,
             "weight: expected a number that torch.float16 can hold",
         ),
         (
-            lambda: R.contrast(Z(1, 2).half(), Z(1, 2), weight=1e-9),
+            lambda R: R.contrast(Z(1, 2).half(), Z(1, 2), weight=1e-9),
             ValueError,
             "can hold, got 1e-09, which becomes 0.0",
         ),
-        (lambda: R.group_advantages(Z(1, 2), eps=math.nan), ValueError, "eps: expected a finite number > 0, got nan"),
+        (lambda R: R.group_advantages(Z(1, 2), eps=math.nan), ValueError, "eps: expected a finite number > 0, got nan"),
         (
-            lambda: R.hit_rewards(Z(1, 2, 1, 3).long(), Z(1, 1, 4).long()),
+            lambda R: R.hit_rewards(Z(1, 2, 1, 3).long(), Z(1, 1, 4).long()),
             ValueError,
             "targets: expected shape (Q=1, K, L=3), got (1, 1, 4)",
         ),
         (
-            lambda: R.structural_scores(Z(1, 2, 1, 3), Z(1, 1, 3).long()),
+            lambda R: R.structural_scores(Z(1, 2, 1, 3), Z(1, 1, 3).long()),
             TypeError,
             "predictions: expected torch.int64, got torch.float32",
         ),
         (
-            lambda: R.structural_scores(Z(1, 2, 1, 0).long(), Z(1, 1, 0).long()),
+            lambda R: R.structural_scores(Z(1, 2, 1, 0).long(), Z(1, 1, 0).long()),
             ValueError,
             "expected 1 to 15 codes per SID",
         ),
         (
-            lambda: R.structural_scores(Z(1, 2, 1, 16).long(), Z(1, 1, 16).long()),
+            lambda R: R.structural_scores(Z(1, 2, 1, 16).long(), Z(1, 1, 16).long()),
             ValueError,
             "expected 1 to 15 codes per SID",
         ),
         (
-            lambda: R.branch_mask(Z(2, 3).long(), Z(2, 4).long()),
+            lambda R: R.branch_mask(Z(2, 3).long(), Z(2, 4).long()),
             ValueError,
             "negative_tokens: expected shape (2, T=3), got (2, 4)",
         ),
     ],
 )
-def test_bad_input_is_named(call, error, words):
+def test_bad_input_is_named(R, call, error, words):
     with pytest.raises(error) as caught:
-        call()
+        call(R)
     assert words in str(caught.value)

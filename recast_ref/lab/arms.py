@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from .. import reference
+from . import backend
 
 
 class Groups(NamedTuple):
@@ -36,8 +36,8 @@ def score(responses, targets, tie_break):
     predictions, wanted = responses[:, :, None], targets[:, None]
     return Groups(
         responses,
-        reference.hit_rewards(predictions, wanted),
-        reference.structural_scores(predictions, wanted),
+        backend.ops.hit_rewards(predictions, wanted),
+        backend.ops.structural_scores(predictions, wanted),
         targets,
         tie_break,
     )
@@ -45,14 +45,14 @@ def score(responses, targets, tie_break):
 
 def grpo(groups):
     """OpenOneRec-RL: the whole group, normalised. An all-zero group has no advantage but still pays its KL."""
-    return _whole(groups.responses, reference.group_advantages(groups.rewards), slot=None)
+    return _whole(groups.responses, backend.ops.group_advantages(groups.rewards), slot=None)
 
 
 def repair(groups):
     """Repair without contrast: the whole group, normalised, with an anchor where there was no hit."""
-    fixed = reference.repair(groups.rewards, groups.scores, tie_break=groups.tie_break)
+    fixed = backend.ops.repair(groups.rewards, groups.scores, tie_break=groups.tie_break)
     responses = place_anchor(groups.responses, fixed.slot, groups.targets)
-    return _whole(responses, reference.group_advantages(fixed.rewards), fixed.slot)
+    return _whole(responses, backend.ops.group_advantages(fixed.rewards), fixed.slot)
 
 
 def contrast(groups):
@@ -60,13 +60,13 @@ def contrast(groups):
 
     The loss is a mean over what is kept, so the few pairs of a sparse batch make a step of full size.
     """
-    pair = reference.contrast(groups.rewards, groups.scores, tie_break=groups.tie_break)
+    pair = backend.ops.contrast(groups.rewards, groups.scores, tie_break=groups.tie_break)
     return _pair(groups.responses, pair, slot=None)
 
 
 def recast(groups):
     """ReCast as published: repair, then the pair with +1 and -1."""
-    picked = reference.recast(groups.rewards, groups.scores, tie_break=groups.tie_break)
+    picked = backend.ops.recast(groups.rewards, groups.scores, tie_break=groups.tie_break)
     responses = place_anchor(groups.responses, picked.slot, groups.targets)
     return _pair(responses, picked, picked.slot)
 
@@ -74,7 +74,7 @@ def recast(groups):
 def recast_branch(groups):
     """ReCast, with the negative counting only from the code where it leaves the positive."""
     signal = recast(groups)
-    own = reference.branch_mask(signal.responses[:, 0], signal.responses[:, 1])
+    own = backend.ops.branch_mask(signal.responses[:, 0], signal.responses[:, 1])
     positive, negative = signal.advantages.unbind(dim=1)
     return signal._replace(advantages=torch.stack([positive, negative * own], dim=1))
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from .. import reference
+from . import backend
 from .rollouts import beam, sample
 
 BEAM = 32
@@ -35,7 +35,7 @@ def evaluate(policy, base, history, targets):
         drawn = sample(policy, prompts, 1, generator)
         both = torch.cat([target, drawn.responses], dim=1)
         logits = policy.logits(prompts, both)
-        truth = reference.token_logps(logits, both)[:, 0].sum(dim=-1)
+        truth = backend.ops.token_logps(logits, both)[:, 0].sum(dim=-1)
         now = logits[:, 1:].log_softmax(dim=-1)
         then = base.logits(prompts, drawn.responses).log_softmax(dim=-1)
         gap = torch.where(now.isfinite(), now.exp() * (now - then), 0.0)

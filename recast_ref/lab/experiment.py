@@ -29,6 +29,7 @@ class Settings:
     valid_prompts: int = 512  # for the curves, other ones for each seed
     test_prompts: int | None = None  # for the table; None: all
     learning_rate: float | None = None  # of every arm, to try some out; None: each arm's own
+    backend: str = "reference"  # or "fast" or "auto": the path that the functions come from
 
     @classmethod
     def quick(cls, **changes):

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .. import reference
+from . import backend
 
 
 class KV(NamedTuple):
@@ -159,4 +159,4 @@ class Policy(nn.Module):
 
     def logps(self, history, responses, share_prompt=True):
         """Token log-probs ``(Q, W, L)`` of whole responses; arguments as for :meth:`logits`."""
-        return reference.token_logps(self.logits(history, responses, share_prompt), responses)
+        return backend.ops.token_logps(self.logits(history, responses, share_prompt), responses)

@@ -10,8 +10,7 @@ from contextlib import nullcontext
 import numpy as np
 import torch
 
-from .. import reference
-from . import checkpoints
+from . import backend, checkpoints
 from .arms import ARMS, score
 from .audit import audit
 from .evaluation import evaluate
@@ -212,7 +211,7 @@ class Run:
         tie_break = torch.rand(len(rows), size, generator=self.generator)
         groups = score(responses, targets, tie_break)
         signal = self.arm.signal(groups)
-        self.regimes += reference.group_regimes(groups.rewards).bincount(minlength=3)
+        self.regimes += backend.ops.group_regimes(groups.rewards).bincount(minlength=3)
         self.repaired[rows] = signal.repaired
         self.skipped += len(rows) - len(signal.prompts)
         return signal
@@ -252,7 +251,7 @@ def policy_update(policy, optimizer, schedule, history, signal, base, share_prom
             continue  # every group was skipped: nothing to learn, and no KL to pay
         responses = signal.responses[rows]
         logits = policy.logits(history[signal.prompts[rows]], responses, share_prompt)
-        loss = reference.logits_loss(
+        loss = backend.ops.logits_loss(
             *(x.flatten(0, 1) for x in (logits, responses, old[rows], signal.advantages[rows])),
             mask=torch.ones_like(responses, dtype=torch.bool).flatten(0, 1),
             ref_logps=ref[rows].flatten(0, 1),

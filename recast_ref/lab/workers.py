@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from . import checkpoints
+from . import backend, checkpoints
 from .cost import measure
 from .training import Run, train_base
 from .worlds import World
@@ -103,6 +103,7 @@ _worker = {}
 def _start(settings, folder, messages):
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+    backend.use(settings.backend)
     folder = Path(folder)
     world = World.from_state(checkpoints.load(folder / "world.pt"))
     _worker.update(world=world, settings=settings, folder=folder, messages=messages)

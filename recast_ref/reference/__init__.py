@@ -21,7 +21,7 @@ from .branching import branch_mask
 from .contrasting import Contrast, contrast
 from .grpo import group_advantages, group_regimes
 from .losses import PolicyLoss, logits_loss, policy_loss, token_logps
-from .recasting import ReCast, recast
+from .recasting import ReCast, recast, recast_from_sids
 from .repairing import Repair, repair
 from .scoring import hit_rewards, structural_scores
 
@@ -36,6 +36,7 @@ __all__ = [
     "Contrast",
     "recast",
     "ReCast",
+    "recast_from_sids",
     "branch_mask",
     "token_logps",
     "policy_loss",

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from .._checks import HALF, Arguments, number, refuse
+from .._checks import HALF, Arguments, flag, number, refuse
 
 AGGREGATES = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum")
 
@@ -156,6 +156,7 @@ def logits_loss(
     dual_clip=3.0,
     kl_coef=0.0,
     aggregate="token-mean",
+    inplace_backward=False,
 ):
     """:func:`policy_loss` of :func:`token_logps`.
 
@@ -163,6 +164,8 @@ def logits_loss(
         logits: floating ``(B, T, V)``; carries the gradient. What is masked may be all ``-inf`` or NaN.
         tokens: int64 ``(B, T)``; ``tokens[:, t]`` was drawn from ``logits[:, t]``. What is masked may be -100.
         old_logps: floating ``(B, T)``. At the first update after a rollout: the log-probs of these logits, detached.
+        inplace_backward: let backward write the gradient over the logits. The reference has no use for it and makes a new
+            tensor; :func:`recast_ref.fast.logits_loss` saves that memory.
         the others: as for :func:`policy_loss`.
 
     Returns and errors are those of the two functions.
@@ -180,6 +183,7 @@ def logits_loss(
     arguments.tensor("logits", logits, "B T V", "floating")
     arguments.tensor("tokens", tokens, "B T", "int64")
     mask = _mask(arguments, mask)
+    flag("inplace_backward", inplace_backward)
     logps = token_logps(torch.where(mask[..., None], logits, 0.0), tokens.where(mask, 0))
     return policy_loss(
         logps, old_logps, advantages, mask, ref_logps, clip_low, clip_high, dual_clip, kl_coef, aggregate

@@ -7,6 +7,7 @@ import torch
 from .._checks import group_tensors
 from .contrasting import contrast
 from .repairing import repair
+from .scoring import hit_rewards, structural_scores
 
 
 class ReCast(NamedTuple):
@@ -47,3 +48,24 @@ def recast(rewards, scores, repairable=None, weight=1.0, negative_weight=None, t
     group_tensors(rewards, scores, repairable, tie_break)
     slot, rewards, scores = repair(rewards, scores, repairable, tie_break)
     return ReCast(slot, *contrast(rewards, scores, weight, negative_weight, tie_break))
+
+
+def recast_from_sids(predictions, targets, weight=1.0, negative_weight=None, tie_break=None):
+    """From SIDs to the pair: :func:`~.hit_rewards` and :func:`~.structural_scores`, then :func:`recast`.
+
+    A prompt can be repaired if it has a target: a SID that is not padding.
+
+    Args:
+        predictions: int64 ``(Q, G, M, L)``, as for :func:`~.structural_scores`.
+        targets: int64 ``(Q, K, L)``.
+        weight, negative_weight, tie_break: as for :func:`recast`.
+
+    Returns:
+        :class:`ReCast` ``(slot, positive, negative, advantages)``; advantages are float32.
+
+    Raises:
+        TypeError, ValueError: as the functions it composes.
+    """
+    rewards, scores = hit_rewards(predictions, targets), structural_scores(predictions, targets)
+    repairable = (targets >= 0).all(dim=-1).any(dim=-1)
+    return recast(rewards, scores, repairable, weight, negative_weight, tie_break)

@@ -1,0 +1,68 @@
+// group_regimes and group_advantages: each group is read once, with sums in double.
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <torch/library.h>
+
+#include <algorithm>
+
+#include "rows.h"
+
+namespace recast {
+namespace {
+
+template <typename Body>
+void each_rewards(const at::Tensor& rewards, const Body& body) {
+  check_floating(rewards, "rewards");
+  TORCH_CHECK_VALUE(rewards.dim() == 2, "rewards: expected shape (Q, G), got ", rewards.sizes());
+  const RowReader reader(rewards);
+  const int64_t g = rewards.size(1);
+  at::parallel_for(0, rewards.size(0), 1 + 4096 / (g + 1), [&](int64_t begin, int64_t end) {
+    std::vector<double> r(g);
+    for (int64_t q = begin; q < end; ++q) {
+      reader.read(q, r.data());
+      TORCH_CHECK_VALUE(all_finite_and_not_negative(r.data(), g), "rewards: expected finite values >= 0");
+      body(q, r);
+    }
+  });
+}
+
+at::Tensor group_regimes(const at::Tensor& rewards) {
+  auto out = at::empty({rewards.dim() ? rewards.size(0) : 0}, rewards.options().dtype(at::kLong));
+  int64_t* o = out.mutable_data_ptr<int64_t>();
+  each_rewards(rewards, [&](int64_t q, const std::vector<double>& r) {
+    o[q] = std::min<int64_t>(2, std::count_if(r.begin(), r.end(), [](double x) { return x > 0; }));
+  });
+  return out;
+}
+
+at::Tensor group_advantages(const at::Tensor& rewards, bool normalize, double eps) {
+  TORCH_CHECK_VALUE(std::isfinite(eps) && eps > 0, "eps: expected a finite number > 0");
+  auto out = at::empty(rewards.sizes(), rewards.options());
+  each_rewards(rewards, [&](int64_t q, const std::vector<double>& r) {
+    const int64_t g = r.size();
+    double mean = 0, std = 1;  // of a group of one
+    if (g > 1) {
+      for (double x : r) mean += x;
+      mean /= g;
+      double squares = 0;
+      for (double x : r) squares += (x - mean) * (x - mean);
+      std = std::sqrt(squares / (g - 1));
+    }
+    RECAST_DISPATCH(out.scalar_type(), [&] {
+      scalar_t* row = out.mutable_data_ptr<scalar_t>() + q * g;
+      for (int64_t i = 0; i < g; ++i) {
+        row[i] = static_cast<scalar_t>(normalize ? (r[i] - mean) / (std + eps) : r[i] - mean);
+      }
+    });
+  });
+  return out;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(recast, CPU, m) {
+  m.impl("group_regimes", group_regimes);
+  m.impl("group_advantages", group_advantages);
+}
+
+}  // namespace recast

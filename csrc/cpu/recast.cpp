@@ -1,0 +1,164 @@
+// repair, contrast, recast, and recast_from_sids, which goes from SIDs to the pair with nothing in between.
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <torch/library.h>
+
+#include <tuple>
+
+#include "rows.h"
+
+namespace recast {
+namespace {
+
+using Optional = std::optional<at::Tensor>;
+
+at::Tensor indices(const at::Tensor& like, int64_t q) { return at::empty({q}, like.options().dtype(at::kLong)); }
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> repair(const at::Tensor& rewards, const at::Tensor& scores,
+                                                      const Optional& repairable, const Optional& tie_break) {
+  const Groups groups(rewards, scores, repairable, tie_break);
+  auto slot = indices(rewards, rewards.size(0));
+  // Detached: selection has no gradient, and a clone inside this kernel would be recorded as one.
+  auto r = rewards.detach().clone(at::MemoryFormat::Contiguous), u = scores.detach().clone(at::MemoryFormat::Contiguous);
+  int64_t* slots = slot.mutable_data_ptr<int64_t>();
+  for_each_group(groups, [&](int64_t q, const double* rq, const double* uq, const double* keys, bool usable) {
+    slots[q] = repair_slot(rq, uq, keys, r.size(1), usable);
+    if (slots[q] >= 0) {
+      set(r, q, slots[q], 1);
+      set(u, q, slots[q], 1);
+    }
+  });
+  return {slot, r, u};
+}
+
+// What contrast and recast write for one group.
+struct Output {
+  at::Tensor slot, positive, negative, advantages;
+  double weight, negative_weight;
+  int64_t *slots, *positives, *negatives;
+
+  Output(const at::Tensor& like, at::ScalarType type, int64_t q, int64_t g, double w, double w_neg)
+      : slot(indices(like, q)), positive(indices(like, q)), negative(indices(like, q)),
+        advantages(at::zeros({q, g}, like.options().dtype(type))), weight(w), negative_weight(w_neg),
+        slots(slot.mutable_data_ptr<int64_t>()), positives(positive.mutable_data_ptr<int64_t>()),
+        negatives(negative.mutable_data_ptr<int64_t>()) {
+    check_weight(w, type, false);
+    check_weight(w_neg, type, true);
+  }
+
+  void write(int64_t q, int64_t repaired, const Pair& pair) {
+    slots[q] = repaired;
+    positives[q] = pair.positive;
+    negatives[q] = pair.negative;
+    if (pair.positive >= 0) {
+      set(advantages, q, pair.positive, weight);
+      set(advantages, q, pair.negative, -negative_weight);
+    }
+  }
+};
+
+// Repair in place, then contrast, of a group in double.
+int64_t repair_group(double* rewards, double* scores, const double* keys, int64_t g, bool usable) {
+  const int64_t slot = repair_slot(rewards, scores, keys, g, usable);
+  if (slot >= 0) rewards[slot] = scores[slot] = 1;
+  return slot;
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> contrast(const at::Tensor& rewards, const at::Tensor& scores, double weight,
+                                                        double negative_weight, const Optional& tie_break) {
+  const Groups groups(rewards, scores, std::nullopt, tie_break);
+  Output out(rewards, rewards.scalar_type(), rewards.size(0), rewards.size(1), weight, negative_weight);
+  for_each_group(groups, [&](int64_t q, const double* r, const double* u, const double* keys, bool) {
+    out.write(q, -1, contrast_pair(r, u, keys, rewards.size(1)));
+  });
+  return {out.positive, out.negative, out.advantages};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> recast(const at::Tensor& rewards, const at::Tensor& scores,
+                                                                  const Optional& repairable, double weight,
+                                                                  double negative_weight, const Optional& tie_break) {
+  const Groups groups(rewards, scores, repairable, tie_break);
+  Output out(rewards, rewards.scalar_type(), rewards.size(0), rewards.size(1), weight, negative_weight);
+  for_each_group(groups, [&](int64_t q, double* r, double* u, const double* keys, bool usable) {
+    const int64_t slot = repair_group(r, u, keys, rewards.size(1), usable);
+    out.write(q, slot, contrast_pair(r, u, keys, rewards.size(1)));
+  });
+  return {out.slot, out.positive, out.negative, out.advantages};
+}
+
+// r and u of a group, as doubles.
+void worths(const int64_t* p, int64_t g, int64_t m, const int64_t* t, int64_t k, int64_t levels, double* r, double* u) {
+  for (int64_t i = 0; i < g; ++i) {
+    const Worth worth = worth_of(p + i * m * levels, m, t, k, levels);
+    r[i] = worth.reward;
+    u[i] = worth.score;
+  }
+}
+
+// The same for one SID a response and one target, the usual case: u is looked up by the number of codes that agree, and with
+// a number of levels that the compiler knows the codes are compared without a loop.
+template <int64_t kLevels>
+void single_worths(const int64_t* p, int64_t g, const int64_t* t, const double* phi, double* r, double* u) {
+  const int64_t usable = is_real(t, kLevels);
+  for (int64_t i = 0; i < g; ++i) {
+    const int64_t* sid = p + i * kLevels;
+    const int64_t agree = matched_codes(sid, t, kLevels) * (usable & is_real(sid, kLevels));
+    r[i] = agree == kLevels;
+    u[i] = phi[agree];
+  }
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> recast_from_sids(const at::Tensor& predictions_,
+                                                                            const at::Tensor& targets_, double weight,
+                                                                            double negative_weight,
+                                                                            const Optional& tie_break) {
+  check_sids(predictions_, targets_, kMostLevels);
+  const auto predictions = predictions_.contiguous(), targets = targets_.contiguous();
+  const int64_t q_count = predictions.size(0), g = predictions.size(1), m = predictions.size(2);
+  const int64_t levels = predictions.size(3), k = targets.size(1);
+  std::optional<RowReader> keys;
+  if (tie_break) {
+    check_floating(*tie_break, "tie_break");
+    check_sizes(*tie_break, {q_count, g}, "tie_break");
+    keys.emplace(*tie_break);
+  }
+  Output out(predictions, at::kFloat, q_count, g, weight, negative_weight);
+  const int64_t *p = predictions.const_data_ptr<int64_t>(), *t = targets.const_data_ptr<int64_t>();
+  double phi[kMostLevels + 1] = {};
+  for (int64_t agree = 1; agree <= levels; ++agree) phi[agree] = score_of(power_of_ten(agree - 1), 1, levels);
+  const bool single = m == 1 && k == 1;
+  at::parallel_for(0, q_count, 1 + 8192 / (g + 1), [&](int64_t begin, int64_t end) {
+    std::vector<double> buffer(3 * g);
+    double *r = buffer.data(), *u = r + g, *key = u + g;
+    for (int64_t q = begin; q < end; ++q) {
+      bool usable = false;
+      for (int64_t i = 0; i < k && !usable; ++i) usable = is_real(t + (q * k + i) * levels, levels);
+      const int64_t *group = p + q * g * m * levels, *wanted = t + q * k * levels;
+      if (single && levels == 3) {
+        single_worths<3>(group, g, wanted, phi, r, u);
+      } else if (single && levels == 4) {
+        single_worths<4>(group, g, wanted, phi, r, u);
+      } else {
+        worths(group, g, m, wanted, k, levels, r, u);
+      }
+      if (keys) {
+        keys->read(q, key);
+        TORCH_CHECK_VALUE(!any_nan(key, g), "tie_break: expected values that can be ranked");
+      }
+      const int64_t slot = repair_group(r, u, keys ? key : nullptr, g, usable);
+      out.write(q, slot, contrast_pair(r, u, keys ? key : nullptr, g));
+    }
+  });
+  return {out.slot, out.positive, out.negative, out.advantages};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(recast, CPU, m) {
+  m.impl("repair", repair);
+  m.impl("contrast", contrast);
+  m.impl("recast", recast);
+  m.impl("recast_from_sids", recast_from_sids);
+}
+
+}  // namespace recast

@@ -1,0 +1,182 @@
+"""The functions of :mod:`recast_ref.reference`, with the same names and arguments, as compiled ops.
+
+Importing this loads the compiled library, and builds it first where there is none (``recast_ref/_library.py``); it raises
+``ImportError`` with the reason and the remedy if that cannot be. ``csrc/`` holds the kernels.
+
+What the values mean is said in the reference; here each function says what makes it fast. A bad argument is refused with
+the reference's own message.
+"""
+
+from .. import reference
+from .._checks import flag
+from .._library import load
+from ..reference import Contrast, PolicyLoss, ReCast, Repair
+
+_library = load()
+
+from .ops import ops  # noqa: E402  (the ops exist once the library is loaded)
+
+__all__ = list(reference.__all__) + ["build_info"]
+
+
+def build_info():
+    """Compiler, flags, CUDA architectures and torch version of the loaded library: a dict of strings."""
+    return _library.build_info()
+
+
+def structural_scores(predictions, targets):
+    """:func:`recast_ref.reference.structural_scores` as one loop over the responses, which stops at the first code that
+    differs and makes no ``(Q, G, M, K, L)`` intermediate; parallel over responses."""
+    try:
+        return ops.structural_scores(predictions, targets)
+    except Exception:
+        reference.structural_scores(predictions, targets)  # says what is wrong, if it is an argument
+        raise
+
+
+def hit_rewards(predictions, targets):
+    """:func:`recast_ref.reference.hit_rewards`, by the loop of :func:`structural_scores`."""
+    try:
+        return ops.hit_rewards(predictions, targets)
+    except Exception:
+        reference.hit_rewards(predictions, targets)
+        raise
+
+
+def group_regimes(rewards):
+    """:func:`recast_ref.reference.group_regimes`, each group read once."""
+    try:
+        return ops.group_regimes(rewards)
+    except Exception:
+        reference.group_regimes(rewards)
+        raise
+
+
+def group_advantages(rewards, normalize=True, eps=1e-6):
+    """:func:`recast_ref.reference.group_advantages`, each group read once, with sums in double."""
+    flag("normalize", normalize)
+    try:
+        return ops.group_advantages(rewards, normalize, eps)
+    except Exception:
+        reference.group_advantages(rewards, normalize, eps)
+        raise
+
+
+def repair(rewards, scores, repairable=None, tie_break=None):
+    """:func:`recast_ref.reference.repair`: one pass over each group picks the slot, ties and all, where the reference takes
+    several over the whole batch."""
+    try:
+        return Repair(*ops.repair(rewards, scores, repairable, tie_break))
+    except Exception:
+        reference.repair(rewards, scores, repairable, tie_break)
+        raise
+
+
+def contrast(rewards, scores, weight=1.0, negative_weight=None, tie_break=None):
+    """:func:`recast_ref.reference.contrast`: one pass over each group finds both members of the pair."""
+    try:
+        w_neg = weight if negative_weight is None else negative_weight
+        return Contrast(*ops.contrast(rewards, scores, weight, w_neg, tie_break))
+    except Exception:
+        reference.contrast(rewards, scores, weight, negative_weight, tie_break)
+        raise
+
+
+def recast(rewards, scores, repairable=None, weight=1.0, negative_weight=None, tie_break=None):
+    """:func:`recast_ref.reference.recast`: a group is read once into a small buffer, repaired there and contrasted there;
+    parallel over prompts."""
+    try:
+        w_neg = weight if negative_weight is None else negative_weight
+        return ReCast(*ops.recast(rewards, scores, repairable, weight, w_neg, tie_break))
+    except Exception:
+        reference.recast(rewards, scores, repairable, weight, negative_weight, tie_break)
+        raise
+
+
+def recast_from_sids(predictions, targets, weight=1.0, negative_weight=None, tie_break=None):
+    """:func:`recast_ref.reference.recast_from_sids` in one op: rewards and scores live in a buffer of one group and are
+    never written to memory."""
+    try:
+        w_neg = weight if negative_weight is None else negative_weight
+        return ReCast(*ops.recast_from_sids(predictions, targets, weight, w_neg, tie_break))
+    except Exception:
+        reference.recast_from_sids(predictions, targets, weight, negative_weight, tie_break)
+        raise
+
+
+def branch_mask(positive_tokens, negative_tokens):
+    """:func:`recast_ref.reference.branch_mask`, one pass a row."""
+    try:
+        return ops.branch_mask(positive_tokens, negative_tokens)
+    except Exception:
+        reference.branch_mask(positive_tokens, negative_tokens)
+        raise
+
+
+def token_logps(logits, tokens):
+    """:func:`recast_ref.reference.token_logps` without a log-softmax: forward reads each row once from memory and keeps one
+    number for it, the log-sum-exp; backward is one pass that writes the gradient. Logits of any of the four dtypes are read
+    as they are, sixteen at a time, with sums in float32 or wider; parallel over rows, whose results do not depend on the
+    number of threads."""
+    try:
+        return ops.token_logps(logits, tokens, None, False)[0]
+    except Exception:
+        reference.token_logps(logits, tokens)
+        raise
+
+
+def policy_loss(
+    logps,
+    old_logps,
+    advantages,
+    mask,
+    ref_logps=None,
+    clip_low=0.2,
+    clip_high=0.28,
+    dual_clip=3.0,
+    kl_coef=0.0,
+    aggregate="token-mean",
+):
+    """:func:`recast_ref.reference.policy_loss` in one pass forward and one backward, with nothing kept between them and sums
+    in double."""
+    options = (clip_low, clip_high, dual_clip, kl_coef, aggregate)
+    try:
+        return PolicyLoss(*ops.policy_loss(logps, old_logps, advantages, mask, ref_logps, *options))
+    except Exception:
+        reference.policy_loss(logps, old_logps, advantages, mask, ref_logps, *options)
+        raise
+
+
+def logits_loss(
+    logits,
+    tokens,
+    old_logps,
+    advantages,
+    mask,
+    ref_logps=None,
+    clip_low=0.2,
+    clip_high=0.28,
+    dual_clip=3.0,
+    kl_coef=0.0,
+    aggregate="token-mean",
+    inplace_backward=False,
+):
+    """:func:`recast_ref.reference.logits_loss` by :func:`token_logps` and :func:`policy_loss`. A masked row of logits is not
+    even read.
+
+    With ``inplace_backward=True`` backward writes the gradient over the logits and allocates nothing of their size. They
+    must then not be used again: not by another loss, not by a second backward (autograd refuses that), not by you.
+    ``torch.compile`` ignores it and makes a new tensor.
+    """
+    flag("inplace_backward", inplace_backward)
+    options = (clip_low, clip_high, dual_clip, kl_coef, aggregate)
+    try:
+        kept = mask.bool()
+        logps = ops.token_logps(logits, tokens, kept, inplace_backward)[0]
+        # The mask as it came, so that one of anything but 0 and 1 is refused.
+        return PolicyLoss(*ops.policy_loss(logps, old_logps, advantages, mask, ref_logps, *options))
+    except Exception:
+        reference.logits_loss(
+            logits, tokens, old_logps, advantages, mask, ref_logps, *options, inplace_backward=inplace_backward
+        )
+        raise

@@ -1,0 +1,58 @@
+"""Packages, and the C++ extension where it is to be built ahead of time.
+
+An install with build isolation sees no torch: it ships the sources, which are compiled on first use. With
+``--no-build-isolation`` and torch there, the extension is built now, unless ``RECAST_BUILD=0``.
+"""
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+SOURCES = ("recast_ref.csrc", "recast_ref.csrc.core", "recast_ref.csrc.cpu")  # shipped inside the package
+options = {}
+
+if importlib.util.find_spec("torch") and os.environ.get("RECAST_BUILD") != "0":
+    import torch
+    from torch.utils.cpp_extension import BuildExtension, CppExtension
+
+    spec = importlib.util.spec_from_file_location("library", HERE / "recast_ref" / "_library.py")
+    library = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(library)
+
+    class Build(BuildExtension):
+        """Leaves a note beside the library of the torch that it was built against."""
+
+        def run(self):
+            super().run()
+            for built in self.get_outputs():
+                Path(built).with_name("_C.json").write_text(json.dumps({"torch": torch.__version__}))
+
+        def get_outputs(self):
+            return [output for output in super().get_outputs() if Path(output).name.startswith("_C.")]
+
+        def copy_extensions_to_source(self):  # an editable install
+            super().copy_extensions_to_source()
+            note = json.dumps({"torch": torch.__version__})
+            (HERE / "recast_ref" / "_C.json").write_text(note)
+
+    options = {
+        "ext_modules": [
+            CppExtension(
+                "recast_ref._C",
+                sorted(str(path.relative_to(HERE)) for path in (HERE / "csrc").rglob("*.cpp")),
+                extra_compile_args=library.compile_arguments(shell=False),
+            )
+        ],
+        "cmdclass": {"build_ext": Build.with_options(no_python_abi_suffix=False)},
+    }
+
+setup(
+    packages=[*find_packages(include=["recast_ref*"]), *SOURCES],
+    package_dir={"recast_ref.csrc": "csrc"},
+    package_data={name: ["*.cpp", "*.h"] for name in SOURCES},
+    **options,
+)

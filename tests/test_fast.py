@@ -1,0 +1,407 @@
+"""The fast path where it is more than the reference: its registration with torch, its precision, memory and building.
+
+That the two agree is tested with the laws, in ``test_selection.py`` and ``test_losses.py``, which run over both.
+"""
+
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import groups, loss_inputs, sids
+
+from recast_ref import _library as library
+from recast_ref import auto, fast, reference
+
+OPS = torch.ops.recast
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+# ---- agreement, to the last index
+
+
+@given(groups())
+def test_selection_is_equal_to_the_last_index(inputs):
+    rewards, scores, repairable, tie_break = inputs
+    for function, arguments in (
+        ("group_regimes", (rewards,)),
+        ("repair", inputs),
+        ("contrast", (rewards, scores, 2.0, 0.5, tie_break)),
+        ("recast", (rewards, scores, repairable, 2.0, 0.5, tie_break)),
+        ("recast", (rewards, scores)),
+    ):
+        ours, theirs = getattr(fast, function)(*arguments), getattr(reference, function)(*arguments)
+        for a, b in zip(ours, theirs) if isinstance(theirs, tuple) else [(ours, theirs)]:
+            assert torch.equal(a, b) and a.dtype == b.dtype
+    assert type(fast.recast(rewards, scores)) is reference.ReCast
+
+
+@given(sids(), st.data())
+def test_sids_to_pair_is_equal_to_the_last_index(inputs, data):
+    predictions, targets = inputs
+    q, g = predictions.shape[:2]
+    keys = data.draw(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=q * g, max_size=q * g))
+    tie_break = torch.tensor(keys).view(q, g)
+    for a, b in zip(
+        fast.recast_from_sids(predictions, targets, 2.0, 0.5, tie_break),
+        reference.recast_from_sids(predictions, targets, 2.0, 0.5, tie_break),
+    ):
+        assert torch.equal(a, b) and a.dtype == b.dtype
+    assert torch.equal(fast.structural_scores(*inputs), reference.structural_scores(*inputs))
+    assert torch.equal(fast.hit_rewards(*inputs), reference.hit_rewards(*inputs))
+
+
+@given(groups(), st.sampled_from(["sliced", "transposed", "expanded"]))
+def test_selection_reads_any_strides(inputs, layout):
+    rewards, scores, repairable, tie_break = inputs
+
+    def view(x):
+        if layout == "sliced":
+            return torch.stack([x, -x], dim=-1).flatten(1)[:, ::2]
+        return x.T.contiguous().T if layout == "transposed" else x[:1].expand(x.shape[0], -1)
+
+    expected = reference.recast(view(rewards), view(scores), repairable, tie_break=view(tie_break))
+    got = fast.recast(view(rewards), view(scores), repairable, tie_break=view(tie_break))
+    assert all(torch.equal(a, b) for a, b in zip(got, expected))
+
+
+# ---- precision: at most twice the error that PyTorch itself makes in the dtype, against float64
+
+
+def rows_of_logits():
+    """Logits with a shape that leaves vector remainders, of any size, and tokens."""
+    return st.tuples(
+        st.integers(0, 3),
+        st.sampled_from([1, 2, 15, 16, 17, 33, 100, 4097]),
+        st.integers(0, 2**31),
+        st.sampled_from([1.0, 30.0, 1e4]),
+    )
+
+
+@given(rows_of_logits(), st.sampled_from(DTYPES), st.booleans())
+def test_logps_and_gradient_are_as_precise_as_pytorch(drawn, dtype, masked):
+    rows, size, seed, scale = drawn
+    generator = torch.Generator().manual_seed(seed)
+    logits = (torch.randn(rows, size, generator=generator, dtype=torch.float64) * scale).to(dtype)
+    tokens = torch.randint(size, (rows,), generator=generator)
+    if masked and size > 1:
+        logits[torch.arange(rows), (tokens + 1) % size] = -math.inf
+    weights = torch.randn(rows, generator=generator)
+
+    def run(function, x):
+        x = x.detach().requires_grad_()
+        logps = function(x, tokens)
+        return logps, torch.autograd.grad((logps * weights.to(logps.dtype)).sum(), x)[0]
+
+    exact, exact_gradient = run(reference.token_logps, logits.double())
+    plain, plain_gradient = run(reference.token_logps, logits)
+    ours, gradient = run(fast.token_logps, logits)
+    assert ours.dtype == plain.dtype and gradient.dtype == dtype
+    for got, theirs, truth in ((ours, plain, exact), (gradient, plain_gradient, exact_gradient)):
+        if not truth.numel():
+            continue
+        # Where PyTorch is exact by luck, or is itself the truth: a few units in the last place of the largest number involved.
+        finite = logits.double()[logits.isfinite()].abs().max() if dtype == torch.float64 else truth.abs().max()
+        floor = 4 * torch.finfo(got.dtype).eps * finite.clamp(min=1)
+        assert (got.double() - truth).abs().max() <= max(2 * (theirs.double() - truth).abs().max(), floor)
+    assert not gradient.isnan().any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [1, 200_000])
+def test_very_short_and_very_long_rows(dtype, size):
+    logits = torch.randn(2, size, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
+    logps = fast.token_logps(logits, torch.tensor([0, size - 1]))
+    expected = logits.detach().double().log_softmax(dim=-1)[[0, 1], [0, size - 1]]
+    torch.testing.assert_close(logps.double(), expected, rtol=1e-6, atol=1e-6)
+    logps.sum().backward()
+    assert logits.grad.double().sum(dim=-1).abs().max() < (1e-6 if dtype in (torch.float32, torch.float64) else 1e-1)
+
+
+@pytest.mark.parametrize("fill", [math.nan, math.inf])
+def test_nan_and_infinite_logits_are_not_hidden(fill):
+    for position in (0, 20, 4100):
+        logits = torch.zeros(1, 5000)
+        logits[0, position] = fill
+        assert fast.token_logps(logits, torch.tensor([7])).isnan().all()
+
+
+@given(st.integers(1, 5), st.integers(1, 40), st.sampled_from(["sliced", "transposed", "expanded", "step"]))
+def test_logits_of_any_strides(rows, size, layout):
+    base = torch.randn(rows, 3, size, generator=torch.Generator().manual_seed(rows * size))
+    views = {
+        "sliced": base[:, :-1],
+        "transposed": base.transpose(0, 1),
+        "expanded": base[:1].expand(rows, -1, -1),
+        "step": base[..., ::2],
+    }
+    logits = views[layout].detach().requires_grad_()
+    tokens = torch.randint(logits.shape[-1], logits.shape[:2], generator=torch.Generator().manual_seed(0))
+    expected, got = reference.token_logps(logits, tokens), fast.token_logps(logits, tokens)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(x.sum(), logits)[0] for x in (got, expected)), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_results_do_not_depend_on_the_number_of_threads():
+    logits = torch.randn(7, 30_000, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    tokens, before, results = torch.arange(7), torch.get_num_threads(), []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        logps = fast.token_logps(logits, tokens)
+        results.append((logps, torch.autograd.grad(logps.sum(), logits)[0]))
+    torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other))
+
+
+# ---- in place
+
+
+def pair_loss(module, logits, **options):
+    tokens = torch.tensor([[1, 2, -100], [1, 3, 4]])
+    mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
+    return module.logits_loss(
+        logits,
+        tokens,
+        torch.full((2, 3), -1.5),
+        torch.tensor([1.0, -1.0]),
+        mask,
+        torch.full((2, 3), -1.0),
+        kl_coef=0.1,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_inplace_backward_writes_the_gradient_over_the_logits(dtype):
+    hidden = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
+    expected = torch.autograd.grad(pair_loss(fast, hidden * 2).loss, hidden)[0]
+    logits = hidden * 2
+    address = logits.data_ptr()
+    loss = pair_loss(fast, logits, inplace_backward=True).loss
+    (gradient,) = torch.autograd.grad(loss, logits, retain_graph=True)
+    assert gradient.data_ptr() == address and torch.equal(gradient * 2, expected)
+    assert (gradient[0, 2] == 0).all()  # the masked row
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(loss, logits)
+
+
+def test_inplace_backward_reaches_the_parameters():
+    weight = torch.randn(5, 6, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    states = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(1))
+    plain = torch.autograd.grad(pair_loss(reference, states @ weight).loss, weight)[0]
+    got = torch.autograd.grad(pair_loss(fast, states @ weight, inplace_backward=True).loss, weight)[0]
+    torch.testing.assert_close(got, plain)
+
+
+# ---- torch
+
+
+def opcheck_cases():
+    rewards, scores, keys = torch.tensor([[0.0, 1, 0], [0, 0, 0]]), torch.rand(2, 3), torch.rand(2, 3)
+    predictions, targets = torch.randint(0, 3, (2, 3, 2, 3)), torch.randint(0, 3, (2, 1, 3))
+    usable, tokens = torch.tensor([True, False]), torch.tensor([[1, 2, 0], [3, 3, 1]])
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    logits, lse = torch.randn(2, 3, 5), torch.randn(2, 3).double() + 3
+    options = (0.2, 0.28, 3.0, 0.1, "token-mean")
+    loss = (torch.randn(2, 3), torch.randn(2, 3), torch.tensor([1.0, -1.0]), mask, torch.randn(2, 3), *options)
+    one = torch.ones(())
+    return [
+        ("structural_scores", (predictions, targets)),
+        ("hit_rewards", (predictions, targets)),
+        ("group_regimes", (rewards,)),
+        ("group_advantages", (rewards, True, 1e-6)),
+        ("repair", (rewards, scores, usable, keys)),
+        ("contrast", (rewards, scores, 1.0, 0.5, keys)),
+        ("recast", (rewards, scores, usable, 1.0, 0.5, keys)),
+        ("recast", (rewards, scores, None, 1.0, 1.0, None)),
+        ("recast_from_sids", (predictions, targets, 1.0, 1.0, keys)),
+        ("branch_mask", (tokens, tokens.flip(0))),
+        ("token_logps", (logits, tokens, mask, False)),
+        ("token_logps_backward", (torch.randn(2, 3), logits, tokens, lse, mask)),
+        ("token_logps_backward_", (torch.randn(2, 3), logits.clone(), tokens, lse, None)),
+        ("policy_loss", loss),
+        ("policy_loss_backward", (one, one, one, *loss)),
+    ]
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize("name, arguments", opcheck_cases(), ids=[name for name, _ in opcheck_cases()])
+def test_opcheck(name, arguments, gradient):
+    if gradient:
+        if "backward" in name:
+            pytest.skip("a backward op is not differentiated again")
+        arguments = tuple(
+            x.clone().requires_grad_() if torch.is_tensor(x) and x.is_floating_point() else x for x in arguments
+        )
+        if name in ("token_logps", "policy_loss"):  # only these have a gradient, and only in the first argument
+            arguments = (arguments[0], *(x.detach() if torch.is_tensor(x) else x for x in arguments[1:]))
+    torch.library.opcheck(getattr(OPS, name).default, arguments)
+
+
+@given(loss_inputs(), st.integers(1, 6), st.integers(0, 2**31))
+def test_gradcheck(inputs, size, seed):
+    (logps, old, advantages, mask, ref), options = inputs
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(*logps.shape, size, generator=generator, dtype=torch.float64, requires_grad=True)
+    tokens = torch.randint(size, logps.shape, generator=generator)
+    assert torch.autograd.gradcheck(lambda x: fast.token_logps(x, tokens), (logits,))
+    gap = (reference.token_logps(logits, tokens) - old).detach()
+    for corner in (1 - options["clip_low"], 1 + options["clip_high"], options["dual_clip"]):
+        mask = mask & ((gap.exp() - corner).abs() > 1e-3)
+    mask = mask & (gap.abs() < 10) & ((ref - old).abs() < 2) & (gap.abs() < 2)
+    assert torch.autograd.gradcheck(
+        lambda x: fast.logits_loss(x, tokens, old, advantages, mask, ref, **options).loss, (logits,)
+    )
+
+
+def test_compiles_without_a_graph_break():
+    def step(predictions, targets, keys, logits, tokens):
+        picked = fast.recast_from_sids(predictions, targets, tie_break=keys)
+        rewards, scores = fast.hit_rewards(predictions, targets), fast.structural_scores(predictions, targets)
+        again = fast.recast(rewards, scores, tie_break=keys)
+        old = fast.token_logps(logits, tokens).detach()
+        loss = fast.logits_loss(
+            logits, tokens, old - 0.1, torch.tensor([1.0, -1.0]), torch.ones(2, 3), inplace_backward=True
+        )
+        return picked.advantages + again.advantages + fast.group_advantages(rewards), loss.loss
+
+    generator = torch.Generator().manual_seed(0)
+    arguments = (
+        torch.randint(0, 3, (4, 5, 1, 3), generator=generator),
+        torch.randint(0, 3, (4, 1, 3), generator=generator),
+        torch.rand(4, 5, generator=generator),
+        torch.randn(2, 3, 6, generator=generator).requires_grad_(),
+        torch.randint(6, (2, 3), generator=generator),
+    )
+    torch._dynamo.reset()
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    (signal, loss), (plain_signal, plain_loss) = compiled(*arguments), step(*arguments)
+    assert torch.equal(signal, plain_signal) and torch.equal(loss, plain_loss)
+    gradient = torch.autograd.grad(loss, arguments[3])[0]
+    leaf = arguments[3].detach().clone().requires_grad_()
+    torch.testing.assert_close(gradient, torch.autograd.grad(step(*arguments[:3], leaf * 1, arguments[4])[1], leaf)[0])
+
+
+def test_autocast():
+    states, weight = torch.randn(2, 3, 5), torch.randn(5, 6, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = states @ weight
+        assert logits.dtype == torch.bfloat16
+        loss = pair_loss(fast, logits).loss
+    loss.backward()
+    assert loss.dtype == torch.float32 and weight.grad.isfinite().all()
+
+
+def test_empty_batches():
+    empty = torch.zeros(0, 3)
+    assert [x.shape[0] for x in fast.recast(empty, empty)] == [0] * 4
+    assert fast.recast(torch.zeros(2, 0), torch.zeros(2, 0)).slot.tolist() == [-1, -1]
+    assert fast.token_logps(torch.zeros(0, 3, 5), torch.zeros(0, 3, dtype=torch.int64)).shape == (0, 3)
+    assert fast.policy_loss(empty, empty, torch.zeros(0), empty).loss == 0
+
+
+# ---- having the library
+
+
+def python(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, **environment},
+        cwd="/",
+    )
+
+
+def test_without_a_build_there_is_a_reason_and_a_remedy(tmp_path):
+    where = {"RECAST_CACHE": str(tmp_path), "RECAST_BUILD": "0"}
+    result = python("from recast_ref import fast", **where)
+    assert result.returncode and "RECAST_BUILD=0 forbids to build it. Use recast_ref.reference" in result.stderr
+    code = "from recast_ref import auto, reference; print(auto.path, auto.recast is reference.recast, auto.reason)"
+    assert python(code, **where).stdout.startswith("reference True recast_ref.fast: not built, and RECAST_BUILD=0")
+
+
+def test_auto_takes_the_fast_path():
+    assert (auto.path, auto.reason, auto.recast) == ("fast", None, fast.recast)
+    assert set(reference.__all__) <= set(auto.__all__)
+
+
+def test_a_library_of_another_torch_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(library, "PACKAGE", tmp_path)
+    prebuilt = tmp_path / f"_C{library.sysconfig.get_config_var('EXT_SUFFIX')}"
+    prebuilt.write_bytes(b"")
+    (tmp_path / "_C.json").write_text('{"torch": "1.0.0"}')
+    with pytest.raises(ImportError, match=r"was built against torch 1\.0\.0, and this is torch 2"):
+        library.load()
+
+
+def test_no_compiler(tmp_path):
+    result = python("from recast_ref import fast", RECAST_CACHE=str(tmp_path), CXX="no-such-compiler")
+    assert "building it needs a C++ compiler, which is not here" in result.stderr
+
+
+def test_build_info():
+    info = fast.build_info()
+    assert torch.__version__.startswith(info["torch"]) and info["flags"].startswith("-O3")
+
+
+def test_two_processes_build_once_and_both_run(tmp_path):
+    code = "from recast_ref import fast, reference; import torch; print(fast.branch_mask(*torch.tensor([[[1, 2]], [[1, 3]]])))"
+    environment = {**os.environ, "RECAST_CACHE": str(tmp_path)}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
+        for _ in range(2)
+    ]
+    results = [process.communicate(timeout=600) for process in both]
+    assert [process.returncode for process in both] == [0, 0], results
+    assert all(out == "tensor([[False,  True]])\n" for out, _ in results)
+    assert sum("compiling its C++ ops" in err for _, err in results) == 1
+    assert sorted(path.name for path in tmp_path.glob("*/*")) == ["_C.lock", "_C.so"]
+
+
+@pytest.fixture(scope="module", params=["built", "not built"])
+def wheel(request, tmp_path_factory):
+    """An unpacked wheel, made with and without the extension."""
+    root = Path(__file__).parents[1]
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in ("recast_ref", "csrc"):
+        shutil.copytree(root / name, source / name, ignore=shutil.ignore_patterns("*.so", "_C.json", "__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(root / name, source)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", target, source],
+        check=True,
+        env={**os.environ, "RECAST_BUILD": "1" if request.param == "built" else "0"},
+        timeout=600,
+    )
+    shutil.unpack_archive(str(next(target.glob("*.whl"))), target / "here", "zip")
+    return request.param, target / "here"
+
+
+def test_a_wheel_brings_its_library_or_its_sources(wheel, tmp_path):
+    kind, folder = wheel
+    code = (
+        "import recast_ref; print(recast_ref.__file__); from recast_ref import fast; print(fast.build_info()['flags'])"
+    )
+    result = python(code, PYTHONPATH=str(folder), RECAST_BUILD="0", RECAST_CACHE=str(tmp_path))
+    assert result.stdout.startswith(str(folder))
+    assert (folder / "recast_ref" / "csrc" / "core" / "pair.h").exists()
+    if kind == "built":
+        assert result.stdout.splitlines()[1].startswith("-O3"), result.stderr
+        note = folder / "recast_ref" / "_C.json"
+        note.write_text(note.read_text().replace(torch.__version__, "1.0.0"))
+        again = python("from recast_ref import fast", PYTHONPATH=str(folder))
+        assert "was built against torch 1.0.0" in again.stderr and again.returncode == 1
+    else:
+        assert "RECAST_BUILD=0 forbids" in result.stderr and not list((folder / "recast_ref").glob("_C*"))
