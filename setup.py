@@ -23,20 +23,16 @@ if importlib.util.find_spec("torch") and os.environ.get("RECAST_BUILD") != "0":
     library = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(library)
 
-    class Build(BuildExtension):
-        """Leaves a note beside the library of the torch that it was built against."""
+    note = json.dumps({"torch": torch.__version__})  # left beside the library, for who would load it with another
 
+    class Build(BuildExtension):
         def run(self):
             super().run()
-            for built in self.get_outputs():
-                Path(built).with_name("_C.json").write_text(json.dumps({"torch": torch.__version__}))
-
-        def get_outputs(self):
-            return [output for output in super().get_outputs() if Path(output).name.startswith("_C.")]
+            for library_file in self.get_outputs():
+                Path(library_file).with_name("_C.json").write_text(note)
 
         def copy_extensions_to_source(self):  # an editable install
             super().copy_extensions_to_source()
-            note = json.dumps({"torch": torch.__version__})
             (HERE / "recast_ref" / "_C.json").write_text(note)
 
     options = {
