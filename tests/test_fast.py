@@ -57,6 +57,38 @@ def test_sids_to_pair_is_equal_to_the_last_index(inputs, data):
     assert torch.equal(fast.hit_rewards(*inputs), reference.hit_rewards(*inputs))
 
 
+@st.composite
+def single_sids(draw):
+    """One SID a response, one target, many ties: what ``recast_from_sids`` has a way of its own for."""
+    q, g, levels = draw(st.integers(0, 3)), draw(st.integers(0, 6)), draw(st.integers(2, 5))
+
+    def draws(values, *shape):
+        count = math.prod(shape)
+        return torch.tensor(draw(st.lists(st.sampled_from(values), min_size=count, max_size=count))).view(shape)
+
+    # Mostly long prefixes: the last code decides.
+    predictions = torch.cat(
+        [draws([0, 0, 0, 1], q, g, 1, levels - 1), draws([0, 1, 1, 1, -1], q, g, 1, 1)], dim=-1
+    ).long()
+    targets = draws([0, 0, 0, 0, 0, 0, 0, -1], q, 1, levels).long()
+    keys = draws([-math.inf, -1.5, -0.0, 0.0, 1e-30, 0.5, math.inf], q, g).to(
+        draw(st.sampled_from([torch.float32, torch.float64]))
+    )
+    return predictions, targets, draw(st.sampled_from([None, keys, keys.T.contiguous().T]))
+
+
+@given(single_sids())
+def test_single_sids_to_pair_is_equal_to_the_last_index(inputs):
+    predictions, targets, keys = inputs
+    ours = fast.recast_from_sids(predictions, targets, tie_break=keys)
+    assert all(
+        torch.equal(a, b) for a, b in zip(ours, reference.recast_from_sids(predictions, targets, tie_break=keys))
+    )
+    if keys is not None and keys.numel():
+        with pytest.raises(ValueError, match="tie_break: expected values that can be ranked, got nan"):
+            fast.recast_from_sids(predictions, targets, tie_break=torch.full_like(keys, math.nan))
+
+
 @given(groups(), st.sampled_from(["sliced", "transposed", "expanded"]))
 def test_selection_reads_any_strides(inputs, layout):
     rewards, scores, repairable, tie_break = inputs

@@ -3,6 +3,8 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
+#include <algorithm>
+#include <cstring>
 #include <tuple>
 
 #include "rows.h"
@@ -95,17 +97,57 @@ void worths(const int64_t* p, int64_t g, int64_t m, const int64_t* t, int64_t k,
   }
 }
 
-// The same for one SID a response and one target, the usual case: u is looked up by the number of codes that agree, and with
-// a number of levels that the compiler knows the codes are compared without a loop.
+// The usual case again, one SID a response and one target, with float32 keys or none, and no branch that depends on the
+// data: what decides between two responses (codes that agree, then tie key, then lower index) is packed into one number, so
+// that a choice is a maximum.
+constexpr int kIndexBits = 24, kLevelShift = 56;
+constexpr int64_t kMostPacked = int64_t{1} << kIndexBits;
+
+// Unsigned numbers in the order of the floats; -0 and 0 are one.
+uint64_t in_order(float key) {
+  key += 0.0f;
+  uint32_t bits;
+  std::memcpy(&bits, &key, sizeof bits);
+  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+int64_t index_of(uint64_t packed) { return kMostPacked - 1 - static_cast<int64_t>(packed & (kMostPacked - 1)); }
+
+struct Choice {
+  int64_t slot;
+  Pair pair;
+};
+
 template <int64_t kLevels>
-void single_worths(const int64_t* p, int64_t g, const int64_t* t, const double* phi, double* r, double* u) {
+Choice choose_packed(const int64_t* p, int64_t g, const int64_t* t, const float* keys, int64_t key_stride) {
   const int64_t usable = is_real(t, kLevels);
+  uint64_t positive = 0, negative = 0, lowest = 0;  // 0: none
+  int64_t nans = 0;
+  const auto place = [&](int64_t i) {
+    const float key = keys ? keys[i * key_stride] : 0.0f;
+    nans += key != key;
+    return in_order(key) << kIndexBits | static_cast<uint64_t>(kMostPacked - 1 - i);
+  };
   for (int64_t i = 0; i < g; ++i) {
     const int64_t* sid = p + i * kLevels;
-    const int64_t agree = matched_codes(sid, t, kLevels) * (usable & is_real(sid, kLevels));
-    r[i] = agree == kLevels;
-    u[i] = phi[agree];
+    const uint64_t agree = matched_codes(sid, t, kLevels) * (usable & is_real(sid, kLevels));
+    const uint64_t rest = place(i), closest = (agree + 1) << kLevelShift | rest;
+    const uint64_t hit = -static_cast<uint64_t>(agree == kLevels);  // all ones or all zeros
+    positive = std::max(positive, closest & hit);
+    negative = std::max(negative, closest & ~hit);
+    lowest = std::max(lowest, (kLevels - agree + 1) << kLevelShift | rest);
   }
+  TORCH_CHECK_VALUE(nans == 0, "tie_break: expected values that can be ranked");
+  if (positive) return negative ? Choice{-1, {index_of(positive), index_of(negative)}} : Choice{-1, {-1, -1}};
+  if (!usable || g == 0) return {-1, {-1, -1}};
+  const int64_t slot = index_of(lowest);
+  if (index_of(negative) == slot) {  // all agree in as many codes: the hardest negative is the next by its key
+    negative = 0;
+    for (int64_t i = 0; i < g; ++i) {
+      if (i != slot) negative = std::max(negative, uint64_t{1} << kLevelShift | place(i));
+    }
+  }
+  return {slot, negative ? Pair{slot, index_of(negative)} : Pair{-1, -1}};
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> recast_from_sids(const at::Tensor& predictions_,
@@ -124,23 +166,24 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> recast_from_sids(cons
   }
   Output out(predictions, at::kFloat, q_count, g, weight, negative_weight);
   const int64_t *p = predictions.const_data_ptr<int64_t>(), *t = targets.const_data_ptr<int64_t>();
-  double phi[kMostLevels + 1] = {};
-  for (int64_t agree = 1; agree <= levels; ++agree) phi[agree] = score_of(power_of_ten(agree - 1), 1, levels);
-  const bool single = m == 1 && k == 1;
+  const bool packed = m == 1 && k == 1 && (levels == 3 || levels == 4) && g < kMostPacked &&
+                      (!tie_break || tie_break->scalar_type() == at::kFloat);
+  const auto choose = levels == 3 ? choose_packed<3> : choose_packed<4>;
+  const float* floats = packed && tie_break ? tie_break->const_data_ptr<float>() : nullptr;
   at::parallel_for(0, q_count, 1 + 8192 / (g + 1), [&](int64_t begin, int64_t end) {
     std::vector<double> buffer(3 * g);
     double *r = buffer.data(), *u = r + g, *key = u + g;
     for (int64_t q = begin; q < end; ++q) {
-      bool usable = false;
-      for (int64_t i = 0; i < k && !usable; ++i) usable = is_real(t + (q * k + i) * levels, levels);
       const int64_t *group = p + q * g * m * levels, *wanted = t + q * k * levels;
-      if (single && levels == 3) {
-        single_worths<3>(group, g, wanted, phi, r, u);
-      } else if (single && levels == 4) {
-        single_worths<4>(group, g, wanted, phi, r, u);
-      } else {
-        worths(group, g, m, wanted, k, levels, r, u);
+      if (packed) {
+        const float* row = floats ? floats + q * tie_break->stride(0) : nullptr;
+        const Choice choice = choose(group, g, wanted, row, floats ? tie_break->stride(1) : 0);
+        out.write(q, choice.slot, choice.pair);
+        continue;
       }
+      bool usable = false;
+      for (int64_t i = 0; i < k && !usable; ++i) usable = is_real(wanted + i * levels, levels);
+      worths(group, g, m, wanted, k, levels, r, u);
       if (keys) {
         keys->read(q, key);
         TORCH_CHECK_VALUE(!any_nan(key, g), "tie_break: expected values that can be ranked");
