@@ -35,8 +35,8 @@ def group_advantages(rewards, normalize=True, eps=1e-6):
 
     ``A_i = (r_i - mean) / (std + eps)`` with the unbiased standard deviation of the group; ``normalize=False`` leaves
     the division out (Dr. GRPO). A group of one has no spread: its mean counts as 0 and its deviation as 1. Equal graded
-    rewards such as 0.7 can leave a mean that is a rounding error off, which the small deviation makes visible (about
-    0.01); verl does the same.
+    rewards can leave a mean that is a rounding error off, which the small deviation makes visible (0.056 each for seven
+    rewards of 0.7 in float32); verl does the same.
 
     Args:
         rewards: floating ``(Q, G)``, finite and >= 0.
