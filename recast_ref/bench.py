@@ -14,6 +14,7 @@ from . import fast, reference
 from .lab.memory import PeakBytes
 
 ROWS, VOCABULARY = 192, 151_936  # the vocabulary of Qwen3
+WIDTH = 128  # of the hidden states before the output layer
 GROUPS, GROUP = 4096, 32
 
 
@@ -32,6 +33,7 @@ def bench(repeats=7, on_progress=lambda name: None):
     for name, make in (
         ("logits_loss, forward + backward, float32", lambda: loss_peers(torch.float32)),
         ("logits_loss, forward + backward, bfloat16", lambda: loss_peers(torch.bfloat16)),
+        (f"output layer of width {WIDTH} + logits_loss, forward + backward, float32", layer_peers),
         (f"recast_from_sids, {GROUPS} groups of {GROUP}", lambda: selection_peers(GROUPS, GROUP)),
         ("recast_from_sids, one group of 8", lambda: selection_peers(1, 8)),
     ):
@@ -41,20 +43,21 @@ def bench(repeats=7, on_progress=lambda name: None):
 
 
 def measure(peers, repeats):
-    """Medians and peak bytes of ``{name: function}``. One call of each is a warm-up, in which bytes are counted."""
+    """Medians and peak bytes of ``{name: function}``: a warm-up of each, the rounds, and a last call in which bytes are counted."""
     seconds, extra = defaultdict(list), {}
-    for name, run in peers.items():
+    for run in peers.values():
         run()  # compiles, allocates
-        extra[name] = None
-        if "torch.compile" not in name:  # its buffers are not made by operators that can be counted
-            with PeakBytes() as memory:
-                run()
-            extra[name] = memory.peak
     for _ in range(repeats):
         for name, run in peers.items():
             start = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - start)
+    for name, run in peers.items():
+        extra[name] = None
+        if "torch.compile" not in name:  # its buffers are not made by operators that can be counted
+            with PeakBytes() as memory:
+                run()
+            extra[name] = memory.peak
     return {name: {"seconds": statistics.median(seconds[name]), "extra_bytes": extra[name]} for name in peers}
 
 
@@ -91,6 +94,42 @@ def loss_peers(dtype):
 
         peers["TRL selective_log_softmax"] = step(trl_loss)
     peers["fast, in place"] = step(fast.logits_loss, inplace_backward=True)  # the last, as it overwrites the logits
+    return peers
+
+
+def layer_peers():
+    """Ways to get the loss and its gradients from hidden states: here Liger's loss, which never makes the logits, is a peer."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (ROWS // 3, 3)
+    hidden = torch.randn(*shape, WIDTH, generator=generator, requires_grad=True)
+    weight = (torch.randn(VOCABULARY, WIDTH, generator=generator) * 3 / WIDTH**0.5).requires_grad_()
+    tokens = torch.randint(VOCABULARY, shape, generator=generator)
+    with torch.no_grad():
+        old_logps = reference.token_logps(hidden @ weight.T, tokens)
+    advantages = torch.randn(shape[0], generator=generator)
+    mask = torch.ones(shape, dtype=torch.bool)
+
+    def step(loss):
+        return lambda: torch.autograd.grad(loss(), (hidden, weight))
+
+    def composed(path, **options):
+        return step(lambda: path.logits_loss(hidden @ weight.T, tokens, old_logps, advantages, mask, **options).loss)
+
+    peers = {
+        "reference, eager": composed(reference),
+        "fast": composed(fast),
+        "fast, in place": composed(fast, inplace_backward=True),
+    }
+    if importlib.util.find_spec("liger_kernel"):
+        from liger_kernel.chunked_loss import LigerFusedLinearGRPOLoss
+
+        # One chunk of all responses is its fastest setting here; smaller ones read the layer's weights once each.
+        liger = LigerFusedLinearGRPOLoss(
+            beta=0.0, use_ref_model=False, chunk_size=shape[0], epsilon_high=0.28, delta=3.0, loss_type="dapo"
+        )
+        peers["Liger chunked GRPO loss"] = step(
+            lambda: liger(hidden, weight, tokens, mask, advantages, old_per_token_logps=old_logps)[0]
+        )
     return peers
 
 

@@ -79,8 +79,15 @@ RECAST_INLINE void store(c10::BFloat16* p, Floats x) {  // to nearest, ties to e
   std::memcpy(p, &half, sizeof half);
 }
 
-RECAST_INLINE void store(c10::Half* p, Floats x) {
-  for (int64_t i = 0; i < kLanes; ++i) p[i] = c10::Half(x[i]);
+RECAST_INLINE void store(c10::Half* p, Floats x) {  // likewise; what is too large becomes infinity
+  const Words bits = (Words)x, size = bits & 0x7fffffffu;
+  const Words normal = (size - (112u << 23) + 0xfffu + ((size >> 13) & 1u)) >> 13;
+  const Words tiny = (Words)((Floats)size + 0.5f) - 0x3f000000u;  // adding 0.5 rounds to multiples of 2 ** -24, in the lowest bits
+  const Words is_tiny = (Words)(size < (113u << 23)), is_large = (Words)(size >= (143u << 23)), nan = (Words)(x != x);
+  Words rounded = (is_tiny & tiny) | (~is_tiny & normal);
+  rounded = (is_large & 0x7c00u) | (~is_large & rounded) | (nan & 0x200u);
+  const Shorts half = __builtin_convertvector(rounded | ((bits >> 16) & 0x8000u), Shorts);
+  std::memcpy(p, &half, sizeof half);
 }
 
 // exp(x) for x <= 0 to about one unit in the last place; exp(-inf) = 0, NaN stays NaN.
