@@ -12,12 +12,15 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-SOURCES = ("recast_ref.csrc", "recast_ref.csrc.core", "recast_ref.csrc.cpu")  # shipped inside the package
+SOURCES = (
+    "recast_ref.csrc",
+    *(f"recast_ref.csrc.{name}" for name in ("core", "cpu", "cuda")),
+)  # shipped inside the package
 options = {}
 
 if importlib.util.find_spec("torch") and os.environ.get("RECAST_BUILD") != "0":
     import torch
-    from torch.utils.cpp_extension import BuildExtension, CppExtension
+    from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 
     spec = importlib.util.spec_from_file_location("library", HERE / "recast_ref" / "_library.py")
     library = importlib.util.module_from_spec(spec)
@@ -35,12 +38,13 @@ if importlib.util.find_spec("torch") and os.environ.get("RECAST_BUILD") != "0":
             super().copy_extensions_to_source()
             (HERE / "recast_ref" / "_C.json").write_text(note)
 
+    Extension = CppExtension if library.why_no_cuda() else CUDAExtension
     options = {
         "ext_modules": [
-            CppExtension(
+            Extension(
                 "recast_ref._C",
-                sorted(str(path.relative_to(HERE)) for path in (HERE / "csrc").rglob("*.cpp")),
-                extra_compile_args=library.compile_arguments(shell=False),
+                [str(path.relative_to(HERE)) for path in library.source_files()],
+                extra_compile_args={"cxx": library.compile_arguments(shell=False), "nvcc": list(library.CUDA_FLAGS)},
             )
         ],
         "cmdclass": {"build_ext": Build.with_options(no_python_abi_suffix=False)},
@@ -49,6 +53,6 @@ if importlib.util.find_spec("torch") and os.environ.get("RECAST_BUILD") != "0":
 setup(
     packages=[*find_packages(include=["recast_ref*"]), *SOURCES],
     package_dir={"recast_ref.csrc": "csrc"},
-    package_data={name: ["*.cpp", "*.h"] for name in SOURCES},
+    package_data={name: ["*.cpp", "*.h", "*.cu", "*.cuh"] for name in SOURCES},
     **options,
 )

@@ -25,4 +25,10 @@ TORCH_LIBRARY(recast, m) {
   m.def("policy_loss_backward(Tensor grad_loss, Tensor grad_policy, Tensor grad_kl, Tensor logps, Tensor old_logps,"
         " Tensor advantages, Tensor mask, Tensor? ref_logps, float clip_low, float clip_high, float dual_clip,"
         " float kl_coef, str aggregate) -> Tensor");
+
+  // CUDA only: forward leaves d loss / d logits in the place of the logits, backward multiplies it by what comes in.
+  m.def("logits_loss_(Tensor(a!) logits, Tensor tokens, Tensor old_logps, Tensor advantages, Tensor mask, Tensor? ref_logps,"
+        " float clip_low, float clip_high, float dual_clip, float kl_coef, str aggregate)"
+        " -> (Tensor loss, Tensor policy, Tensor kl, Tensor clip_fraction)");
+  m.def("scale_(Tensor(a!) gradient, Tensor factor) -> ()");
 }

@@ -3,6 +3,9 @@
 It is looked for where an ahead-of-time build puts it (``pip install --no-build-isolation``), beside this package. If it is
 not there it is compiled on first use, once for each torch version and state of the sources, into a cache folder
 (``RECAST_CACHE``, default ``~/.cache/recast_ref``). ``RECAST_BUILD=0`` forbids the compiling.
+
+The kernels for CUDA are part of it where torch is one for CUDA and nvcc is there, with a GPU or without; ``RECAST_CUDA=0``
+leaves them out.
 """
 
 import hashlib
@@ -23,6 +26,11 @@ PACKAGE = Path(__file__).resolve().parent
 # pool of threads and torch.set_num_threads holds for both.
 OPENMP = ("-fopenmp",) if sys.platform == "linux" else ()
 FLAGS = ("-O3", "-g0", "-fvisibility=hidden", "-Wno-psabi", *OPENMP)
+ARCHITECTURES = ("sm_80", "sm_90", "compute_90")  # the last is PTX, which the driver compiles for newer devices
+CUDA_FLAGS = (
+    *("-O3", "-g0", "-std=c++17"),
+    *(f"-gencode=arch=compute_{name.split('_')[1]},code={name}" for name in ARCHITECTURES),
+)
 REMEDY = "Use recast_ref.reference, or recast_ref.auto, which takes whichever path there is."
 
 
@@ -36,9 +44,29 @@ def sources():
     )
 
 
+def why_no_cuda():
+    """Why a build here leaves the kernels for CUDA out, in words; ``None`` where it has them."""
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is not for CUDA"
+    if os.environ.get("RECAST_CUDA") == "0":
+        return "RECAST_CUDA=0"
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    if CUDA_HOME is None or not (Path(CUDA_HOME) / "bin" / "nvcc").exists():
+        return "nvcc is not here"
+    return None
+
+
+def source_files():
+    """What is compiled here: paths of C++ and, where they are built, CUDA sources."""
+    files = sorted(path for path in sources().rglob("*") if path.suffix in (".cpp", ".cu"))
+    return files if why_no_cuda() is None else [path for path in files if path.parent.name != "cuda"]
+
+
 def compile_arguments(shell=True):
-    """Flags for every source file, with what ``build_info()`` is to say. ``shell``: quotes are escaped for ninja's shell."""
-    said = {"RECAST_FLAGS": ",".join(FLAGS), "RECAST_CUDA_ARCHITECTURES": "none"}
+    """Flags for every C++ source, with what ``build_info()`` is to say. ``shell``: quotes are escaped for ninja's shell."""
+    architectures = "none" if why_no_cuda() else ",".join(ARCHITECTURES)
+    said = {"RECAST_FLAGS": ",".join(FLAGS), "RECAST_CUDA_ARCHITECTURES": architectures}
     quote = '\\"' if shell else '"'
     return [*FLAGS, *(f"-D{name}={quote}{value}{quote}" for name, value in said.items())]
 
@@ -91,9 +119,9 @@ def _import(path):
 def _cached():
     """Where the library of these sources, flags, torch and Python is kept."""
     root = Path(os.environ.get("RECAST_CACHE") or Path.home() / ".cache" / "recast_ref")
-    digest = hashlib.sha256(" ".join(compile_arguments()).encode())
+    digest = hashlib.sha256(" ".join([*compile_arguments(), *CUDA_FLAGS]).encode())
     for path in sorted(sources().rglob("*")):
-        if path.suffix in (".cpp", ".h"):
+        if path.suffix in (".cpp", ".h", ".cu", ".cuh"):
             digest.update(path.read_bytes())
     return root / f"torch{torch.__version__}-{sysconfig.get_config_var('SOABI')}-{digest.hexdigest()[:12]}" / "_C.so"
 
@@ -123,8 +151,9 @@ def _build(target):
             try:
                 module = cpp_extension.load(
                     "_C",
-                    [str(path) for path in sorted(sources().rglob("*.cpp"))],
+                    [str(path) for path in source_files()],
                     extra_cflags=compile_arguments(),
+                    extra_cuda_cflags=list(CUDA_FLAGS),
                     build_directory=folder,
                 )
             except (RuntimeError, OSError) as error:

@@ -225,6 +225,30 @@ def test_inplace_backward_writes_the_gradient_over_the_logits(dtype):
         torch.autograd.grad(loss, logits)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [4099, 30_001])
+def test_inplace_backward_of_long_rows(dtype, size):
+    """Rows that are longer than a block's shared memory, begin at any address, and are in part masked."""
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(3, 4, size, generator=generator).to(dtype).requires_grad_()
+    tokens = torch.randint(size, (3, 3), generator=generator)
+    tokens[0, 0], tokens[0, 1] = 0, size - 1
+    mask = torch.tensor([[1, 1, 1], [1, 0, 1], [0, 0, 0]])
+
+    def gradient(**options):
+        logits = (base * 1)[:, :-1]
+        inputs = (tokens, torch.full((3, 3), -9.0), torch.tensor([1.0, -1.0, 1.0]), mask)
+        loss = (
+            fast.logits_loss(logits, *inputs, **options).loss * 1024
+        )  # as a gradient scaler would: half must not underflow
+        return torch.autograd.grad(loss, base)[0]
+
+    expected = gradient()
+    got = gradient(inplace_backward=True)
+    torch.testing.assert_close(got, expected, rtol=2 * torch.finfo(dtype).eps + 1e-14, atol=0)
+    assert torch.equal(got == 0, expected == 0) and expected[0, 0, 0] != 0
+
+
 def test_inplace_backward_reaches_the_parameters():
     weight = torch.randn(5, 6, generator=torch.Generator().manual_seed(0), requires_grad=True)
     states = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(1))
@@ -320,7 +344,10 @@ def test_compiles_without_a_graph_break():
     )
     torch._dynamo.reset()
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
-    (signal, loss), (plain_signal, plain_loss) = compiled(*arguments), step(*arguments)
+    (signal, loss), (plain_signal, plain_loss) = (
+        compiled(*arguments),
+        step(*arguments[:3], arguments[3] * 1, arguments[4]),  # a copy: it may be overwritten
+    )
     assert torch.equal(signal, plain_signal) and torch.equal(loss, plain_loss)
     gradient = torch.autograd.grad(loss, arguments[3])[0]
     leaf = arguments[3].detach().clone().requires_grad_()

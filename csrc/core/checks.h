@@ -2,13 +2,20 @@
 // and lets recast_ref.reference say what is wrong, so that both paths speak alike.
 #pragma once
 
+#include <ATen/Dispatch.h>
 #include <ATen/core/Tensor.h>
 #include <c10/util/Exception.h>
 
 #include <cmath>
 #include <optional>
 
+#define RECAST_DISPATCH(type, ...)                                                                           \
+  AT_DISPATCH_SWITCH(type, "recast", AT_DISPATCH_CASE(at::kFloat, __VA_ARGS__) AT_DISPATCH_CASE(at::kDouble, __VA_ARGS__) \
+                                         AT_DISPATCH_CASE(at::kHalf, __VA_ARGS__) AT_DISPATCH_CASE(at::kBFloat16, __VA_ARGS__))
+
 namespace recast {
+
+using Optional = std::optional<at::Tensor>;
 
 inline bool is_supported(at::ScalarType type) {
   return type == at::kFloat || type == at::kDouble || type == at::kHalf || type == at::kBFloat16;
@@ -26,6 +33,10 @@ inline void check_sizes(const at::Tensor& x, at::IntArrayRef sizes, const char* 
   TORCH_CHECK_VALUE(x.sizes() == sizes, name, ": expected shape ", sizes, ", got ", x.sizes());
 }
 
+inline void check_device(const at::Tensor& x, const at::Tensor& first, const char* name) {
+  TORCH_CHECK_VALUE(x.device() == first.device(), name, ": expected device ", first.device(), ", got ", x.device());
+}
+
 inline void check_sids(const at::Tensor& predictions, const at::Tensor& targets, int64_t most_levels) {
   check_int64(predictions, "predictions");
   check_int64(targets, "targets");
@@ -34,6 +45,78 @@ inline void check_sids(const at::Tensor& predictions, const at::Tensor& targets,
   TORCH_CHECK_VALUE(targets.dim() == 3 && targets.size(0) == predictions.size(0) && targets.size(2) == levels,
                     "targets: expected shape (Q, K, L), got ", targets.sizes());
   TORCH_CHECK_VALUE(levels >= 1 && levels <= most_levels, "predictions: expected 1 to ", most_levels, " codes, got ", levels);
+  check_device(targets, predictions, "targets");
+}
+
+inline void check_tie_break(const Optional& tie_break, const at::Tensor& first, at::IntArrayRef sizes) {
+  if (!tie_break) return;
+  check_floating(*tie_break, "tie_break");
+  check_sizes(*tie_break, sizes, "tie_break");
+  check_device(*tie_break, first, "tie_break");
+}
+
+inline void check_rewards(const at::Tensor& rewards) {
+  check_floating(rewards, "rewards");
+  TORCH_CHECK_VALUE(rewards.dim() == 2, "rewards: expected shape (Q, G), got ", rewards.sizes());
+}
+
+// The checked arguments of repair, contrast and recast.
+struct GroupTensors {
+  at::Tensor rewards, scores;
+  Optional repairable, tie_break;
+
+  GroupTensors(const at::Tensor& rewards_, const at::Tensor& scores_, const Optional& repairable_, const Optional& tie_break_)
+      : rewards(rewards_), scores(scores_), repairable(repairable_), tie_break(tie_break_) {
+    check_rewards(rewards);
+    check_floating(scores, "scores");
+    check_sizes(scores, rewards.sizes(), "scores");
+    check_device(scores, rewards, "scores");
+    if (repairable) {
+      TORCH_CHECK_TYPE(repairable->scalar_type() == at::kBool, "repairable: expected torch.bool");
+      check_sizes(*repairable, {rewards.size(0)}, "repairable");
+      check_device(*repairable, rewards, "repairable");
+      repairable = repairable->contiguous();
+    }
+    check_tie_break(tie_break, rewards, rewards.sizes());
+  }
+};
+
+// A weight must not overflow or vanish in the dtype of the advantages.
+inline void check_weight(double value, at::ScalarType type, bool may_be_zero) {
+  RECAST_DISPATCH(type, [&] {
+    const double stored = static_cast<double>(static_cast<scalar_t>(value));
+    TORCH_CHECK_VALUE(std::isfinite(stored) && value >= 0 && (stored > 0 || (may_be_zero && value == 0)),
+                      "weight: expected a number that the dtype can hold");
+  });
+}
+
+inline void check_eps(double eps) { TORCH_CHECK_VALUE(std::isfinite(eps) && eps > 0, "eps: expected a finite number > 0"); }
+
+inline void check_branches(const at::Tensor& positive_tokens, const at::Tensor& negative_tokens) {
+  check_int64(positive_tokens, "positive_tokens");
+  check_int64(negative_tokens, "negative_tokens");
+  TORCH_CHECK_VALUE(positive_tokens.dim() >= 1, "positive_tokens: expected shape (..., T)");
+  check_sizes(negative_tokens, positive_tokens.sizes(), "negative_tokens");
+  check_device(negative_tokens, positive_tokens, "negative_tokens");
+}
+
+inline void check_logits(const at::Tensor& logits, const at::Tensor& tokens, const Optional& mask) {
+  check_floating(logits, "logits");
+  check_int64(tokens, "tokens");
+  TORCH_CHECK_VALUE(logits.dim() >= 2, "logits: expected shape (..., T, V), got ", logits.sizes());
+  check_sizes(tokens, logits.sizes().slice(0, logits.dim() - 1), "tokens");
+  check_device(tokens, logits, "tokens");
+  if (!mask) return;
+  TORCH_CHECK_TYPE(mask->scalar_type() == at::kBool, "mask: expected torch.bool");
+  check_sizes(*mask, tokens.sizes(), "mask");
+  check_device(*mask, logits, "mask");
+}
+
+inline at::ScalarType wide(at::ScalarType type) { return type == at::kDouble ? at::kDouble : at::kFloat; }
+
+// Rows that lie whole in memory, wherever they begin.
+inline at::Tensor with_whole_rows(const at::Tensor& logits) {
+  return logits.size(-1) <= 1 || logits.stride(-1) == 1 ? logits : logits.contiguous();
 }
 
 }  // namespace recast

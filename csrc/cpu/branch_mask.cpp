@@ -9,10 +9,7 @@ namespace recast {
 namespace {
 
 at::Tensor branch_mask(const at::Tensor& positive_tokens, const at::Tensor& negative_tokens) {
-  check_int64(positive_tokens, "positive_tokens");
-  check_int64(negative_tokens, "negative_tokens");
-  TORCH_CHECK_VALUE(positive_tokens.dim() >= 1, "positive_tokens: expected shape (..., T)");
-  check_sizes(negative_tokens, positive_tokens.sizes(), "negative_tokens");
+  check_branches(positive_tokens, negative_tokens);
   const auto positive = positive_tokens.contiguous(), negative = negative_tokens.contiguous();
   auto out = at::empty(positive.sizes(), positive.options().dtype(at::kBool));
   const int64_t length = positive.size(-1);

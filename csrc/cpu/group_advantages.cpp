@@ -12,8 +12,7 @@ namespace {
 
 template <typename Body>
 void each_rewards(const at::Tensor& rewards, const Body& body) {
-  check_floating(rewards, "rewards");
-  TORCH_CHECK_VALUE(rewards.dim() == 2, "rewards: expected shape (Q, G), got ", rewards.sizes());
+  check_rewards(rewards);
   const RowReader reader(rewards);
   const int64_t g = rewards.size(1);
   at::parallel_for(0, rewards.size(0), 1 + 4096 / (g + 1), [&](int64_t begin, int64_t end) {
@@ -36,7 +35,7 @@ at::Tensor group_regimes(const at::Tensor& rewards) {
 }
 
 at::Tensor group_advantages(const at::Tensor& rewards, bool normalize, double eps) {
-  TORCH_CHECK_VALUE(std::isfinite(eps) && eps > 0, "eps: expected a finite number > 0");
+  check_eps(eps);
   auto out = at::empty(rewards.sizes(), rewards.options());
   each_rewards(rewards, [&](int64_t q, const std::vector<double>& r) {
     const int64_t g = r.size();

@@ -6,86 +6,18 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
-#include <cmath>
-#include <string_view>
 #include <tuple>
 #include <vector>
 
-#include "../core/checks.h"
+#include "../core/loss_checks.h"
 #include "../core/token_loss.h"
 
 namespace recast {
 namespace {
 
-using Optional = std::optional<at::Tensor>;
-
-enum class Aggregate { kTokenMean, kSeqMeanTokenMean, kSeqMeanTokenSum };
-
-Aggregate aggregate_of(std::string_view name) {
-  if (name == "token-mean") return Aggregate::kTokenMean;
-  if (name == "seq-mean-token-mean") return Aggregate::kSeqMeanTokenMean;
-  TORCH_CHECK_VALUE(name == "seq-mean-token-sum", "aggregate: unknown");
-  return Aggregate::kSeqMeanTokenSum;
-}
-
-struct Options {
-  double clip_low, clip_high, dual_clip, kl_coef;
-
-  void check(bool has_ref) const {
-    const auto at_least_zero = [](double x) { return std::isfinite(x) && x >= 0; };
-    TORCH_CHECK_VALUE(at_least_zero(clip_low), "clip_low: expected a finite number >= 0");
-    TORCH_CHECK_VALUE(at_least_zero(clip_high), "clip_high: expected a finite number >= 0");
-    TORCH_CHECK_VALUE(std::isfinite(dual_clip) && dual_clip > 1, "dual_clip: expected a finite number > 1");
-    TORCH_CHECK_VALUE(at_least_zero(kl_coef), "kl_coef: expected a finite number >= 0");
-    TORCH_CHECK_VALUE(kl_coef == 0 || has_ref, "ref_logps: needed for kl_coef > 0");
-  }
-};
-
-// The checked arguments, in one dtype and contiguous.
-struct Inputs {
-  at::Tensor logps, old_logps, advantages, mask;
-  Optional ref_logps;
-  bool per_token;
-  int64_t b, t;
-  Aggregate aggregate;
-
-  Inputs(const at::Tensor& logps_, const at::Tensor& old_, const at::Tensor& advantages_, const at::Tensor& mask_,
-         const Optional& ref_, std::string_view how)
-      : aggregate(aggregate_of(how)) {
-    TORCH_CHECK_VALUE(logps_.dim() == 2, "logps: expected shape (B, T), got ", logps_.sizes());
-    check_floating(logps_, "logps");
-    check_floating(old_, "old_logps");
-    check_floating(advantages_, "advantages");
-    check_sizes(old_, logps_.sizes(), "old_logps");
-    check_sizes(mask_, logps_.sizes(), "mask");
-    b = logps_.size(0), t = logps_.size(1);
-    per_token = advantages_.dim() != 1;
-    check_sizes(advantages_, per_token ? logps_.sizes() : at::IntArrayRef(b), "advantages");
-    TORCH_CHECK_TYPE(!at::isComplexType(mask_.scalar_type()), "mask: expected bool, or only 0 and 1");
-    bool wide = logps_.scalar_type() == at::kDouble || old_.scalar_type() == at::kDouble ||
-                advantages_.scalar_type() == at::kDouble;
-    if (ref_) {
-      check_floating(*ref_, "ref_logps");
-      check_sizes(*ref_, logps_.sizes(), "ref_logps");
-      wide |= ref_->scalar_type() == at::kDouble;
-    }
-    const auto type = wide ? at::kDouble : at::kFloat;
-    logps = logps_.to(type).contiguous();
-    old_logps = old_.to(type).contiguous();
-    advantages = advantages_.to(type).contiguous();
-    if (ref_) ref_logps = ref_->to(type).contiguous();
-    mask = mask_.to(at::kBool).contiguous();
-    if (mask_.scalar_type() != at::kBool) {
-      TORCH_CHECK_VALUE(mask.to(mask_.scalar_type()).equal(mask_), "mask: expected only 0 and 1");
-    }
-  }
-
-  bool is_double() const { return logps.scalar_type() == at::kDouble; }
-};
-
 // Calls body(i, row, loss) for each unmasked token i = row * T + t of the rows begin .. end.
 template <typename T, typename Body>
-void each_token(const Inputs& in, const Options& options, int64_t begin, int64_t end, const Body& body) {
+void each_token(const LossTensors& in, const LossOptions& options, int64_t begin, int64_t end, const Body& body) {
   const T *logps = in.logps.const_data_ptr<T>(), *old_logps = in.old_logps.const_data_ptr<T>();
   const T* advantages = in.advantages.const_data_ptr<T>();
   const T* ref = in.ref_logps ? in.ref_logps->const_data_ptr<T>() : nullptr;
@@ -102,7 +34,7 @@ void each_token(const Inputs& in, const Options& options, int64_t begin, int64_t
 }
 
 // The weight of every token of a row in the aggregate, from the number of unmasked tokens in each row.
-std::vector<double> row_weights(const Inputs& in) {
+std::vector<double> row_weights(const LossTensors& in) {
   std::vector<double> weights(in.b);
   const bool* mask = in.mask.const_data_ptr<bool>();
   double tokens = 0, rows = 0;
@@ -113,25 +45,18 @@ std::vector<double> row_weights(const Inputs& in) {
     tokens += static_cast<double>(count);
     rows += count > 0;
   }
-  for (double& weight : weights) {
-    if (weight == 0) continue;  // nothing unmasked: no token to weigh
-    switch (in.aggregate) {
-      case Aggregate::kTokenMean: weight = 1 / tokens; break;
-      case Aggregate::kSeqMeanTokenMean: weight = 1 / (weight * rows); break;
-      case Aggregate::kSeqMeanTokenSum: weight = 1 / rows; break;
-    }
-  }
+  for (double& weight : weights) weight = token_weight(in.aggregate, weight, tokens, rows);
   return weights;
 }
 
-int64_t row_grain(const Inputs& in) { return 1 + 4096 / (in.t + 1); }
+int64_t row_grain(const LossTensors& in) { return 1 + 4096 / (in.t + 1); }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> policy_loss(
     const at::Tensor& logps, const at::Tensor& old_logps, const at::Tensor& advantages, const at::Tensor& mask,
     const Optional& ref_logps, double clip_low, double clip_high, double dual_clip, double kl_coef,
     c10::string_view aggregate) {
-  const Inputs in(logps, old_logps, advantages, mask, ref_logps, {aggregate.data(), aggregate.size()});
-  const Options options{clip_low, clip_high, dual_clip, kl_coef};
+  const LossTensors in(logps, old_logps, advantages, mask, ref_logps, {aggregate.data(), aggregate.size()});
+  const LossOptions options{clip_low, clip_high, dual_clip, kl_coef};
   options.check(ref_logps.has_value());
   const auto weights = row_weights(in);
   struct Sums {
@@ -168,8 +93,8 @@ at::Tensor policy_loss_backward(const at::Tensor& grad_loss, const at::Tensor& g
                                 const at::Tensor& logps, const at::Tensor& old_logps, const at::Tensor& advantages,
                                 const at::Tensor& mask, const Optional& ref_logps, double clip_low, double clip_high,
                                 double dual_clip, double kl_coef, c10::string_view aggregate) {
-  const Inputs in(logps, old_logps, advantages, mask, ref_logps, {aggregate.data(), aggregate.size()});
-  const Options options{clip_low, clip_high, dual_clip, kl_coef};
+  const LossTensors in(logps, old_logps, advantages, mask, ref_logps, {aggregate.data(), aggregate.size()});
+  const LossOptions options{clip_low, clip_high, dual_clip, kl_coef};
   const auto weights = row_weights(in);
   const double g_loss = grad_loss.item().toDouble(), g_policy = grad_policy.item().toDouble();
   const double g_kl = grad_kl.item().toDouble();

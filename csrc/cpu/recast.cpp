@@ -12,13 +12,11 @@
 namespace recast {
 namespace {
 
-using Optional = std::optional<at::Tensor>;
-
 at::Tensor indices(const at::Tensor& like, int64_t q) { return at::empty({q}, like.options().dtype(at::kLong)); }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> repair(const at::Tensor& rewards, const at::Tensor& scores,
                                                       const Optional& repairable, const Optional& tie_break) {
-  const Groups groups(rewards, scores, repairable, tie_break);
+  const GroupTensors groups(rewards, scores, repairable, tie_break);
   auto slot = indices(rewards, rewards.size(0));
   // Detached: selection has no gradient, and a clone inside this kernel would be recorded as one.
   auto r = rewards.detach().clone(at::MemoryFormat::Contiguous), u = scores.detach().clone(at::MemoryFormat::Contiguous);
@@ -68,7 +66,7 @@ int64_t repair_group(double* rewards, double* scores, const double* keys, int64_
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> contrast(const at::Tensor& rewards, const at::Tensor& scores, double weight,
                                                         double negative_weight, const Optional& tie_break) {
-  const Groups groups(rewards, scores, std::nullopt, tie_break);
+  const GroupTensors groups(rewards, scores, std::nullopt, tie_break);
   Output out(rewards, rewards.scalar_type(), rewards.size(0), rewards.size(1), weight, negative_weight);
   for_each_group(groups, [&](int64_t q, const double* r, const double* u, const double* keys, bool) {
     out.write(q, -1, contrast_pair(r, u, keys, rewards.size(1)));
@@ -79,7 +77,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> contrast(const at::Tensor& reward
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> recast(const at::Tensor& rewards, const at::Tensor& scores,
                                                                   const Optional& repairable, double weight,
                                                                   double negative_weight, const Optional& tie_break) {
-  const Groups groups(rewards, scores, repairable, tie_break);
+  const GroupTensors groups(rewards, scores, repairable, tie_break);
   Output out(rewards, rewards.scalar_type(), rewards.size(0), rewards.size(1), weight, negative_weight);
   for_each_group(groups, [&](int64_t q, double* r, double* u, const double* keys, bool usable) {
     const int64_t slot = repair_group(r, u, keys, rewards.size(1), usable);
@@ -158,12 +156,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> recast_from_sids(cons
   const auto predictions = predictions_.contiguous(), targets = targets_.contiguous();
   const int64_t q_count = predictions.size(0), g = predictions.size(1), m = predictions.size(2);
   const int64_t levels = predictions.size(3), k = targets.size(1);
-  std::optional<RowReader> keys;
-  if (tie_break) {
-    check_floating(*tie_break, "tie_break");
-    check_sizes(*tie_break, {q_count, g}, "tie_break");
-    keys.emplace(*tie_break);
-  }
+  check_tie_break(tie_break, predictions, {q_count, g});
+  const auto keys = tie_break ? std::optional<RowReader>(*tie_break) : std::nullopt;
   Output out(predictions, at::kFloat, q_count, g, weight, negative_weight);
   const int64_t *p = predictions.const_data_ptr<int64_t>(), *t = targets.const_data_ptr<int64_t>();
   const bool packed = m == 1 && k == 1 && (levels == 3 || levels == 4) && g < kMostPacked &&

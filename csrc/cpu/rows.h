@@ -2,10 +2,7 @@
 #pragma once
 
 #include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
-#include <ATen/Dispatch.h>
 
-#include <cmath>
 #include <limits>
 #include <optional>
 #include <vector>
@@ -14,10 +11,6 @@
 #include "../core/pair.h"
 
 namespace recast {
-
-#define RECAST_DISPATCH(type, ...)                                                                           \
-  AT_DISPATCH_SWITCH(type, "recast", AT_DISPATCH_CASE(at::kFloat, __VA_ARGS__) AT_DISPATCH_CASE(at::kDouble, __VA_ARGS__) \
-                                         AT_DISPATCH_CASE(at::kHalf, __VA_ARGS__) AT_DISPATCH_CASE(at::kBFloat16, __VA_ARGS__))
 
 // Reads rows of a (Q, G) tensor of any floating dtype and stride as doubles: every value is kept exactly, so that one
 // kernel serves all dtypes and ties are what they are in the tensor's own.
@@ -57,33 +50,9 @@ inline bool all_finite_and_not_negative(const double* x, int64_t count) {
   return bad == 0;
 }
 
-// The checked arguments of repair, contrast and recast.
-struct Groups {
-  at::Tensor rewards, scores;
-  std::optional<at::Tensor> repairable, tie_break;
-
-  Groups(const at::Tensor& rewards_, const at::Tensor& scores_, const std::optional<at::Tensor>& repairable_,
-         const std::optional<at::Tensor>& tie_break_)
-      : rewards(rewards_), scores(scores_), repairable(repairable_), tie_break(tie_break_) {
-    check_floating(rewards, "rewards");
-    TORCH_CHECK_VALUE(rewards.dim() == 2, "rewards: expected shape (Q, G), got ", rewards.sizes());
-    check_floating(scores, "scores");
-    check_sizes(scores, rewards.sizes(), "scores");
-    if (repairable) {
-      TORCH_CHECK_TYPE(repairable->scalar_type() == at::kBool, "repairable: expected torch.bool");
-      check_sizes(*repairable, {rewards.size(0)}, "repairable");
-      repairable = repairable->contiguous();
-    }
-    if (tie_break) {
-      check_floating(*tie_break, "tie_break");
-      check_sizes(*tie_break, rewards.sizes(), "tie_break");
-    }
-  }
-};
-
 // Calls body(q, rewards, scores, keys or nullptr, repairable) for every group, in parallel, after checking its values.
 template <typename Body>
-void for_each_group(const Groups& groups, const Body& body) {
+void for_each_group(const GroupTensors& groups, const Body& body) {
   const int64_t q_count = groups.rewards.size(0), g = groups.rewards.size(1);
   const RowReader rewards(groups.rewards), scores(groups.scores);
   const std::optional<RowReader> keys =
@@ -101,15 +70,6 @@ void for_each_group(const Groups& groups, const Body& body) {
       TORCH_CHECK_VALUE(!keys || !any_nan(k, g), "tie_break: expected values that can be ranked");
       body(q, r, u, keys ? k : nullptr, repairable ? repairable[q] : true);
     }
-  });
-}
-
-// A weight must not overflow or vanish in the dtype of the advantages.
-inline void check_weight(double value, at::ScalarType type, bool may_be_zero) {
-  RECAST_DISPATCH(type, [&] {
-    const double stored = static_cast<double>(static_cast<scalar_t>(value));
-    TORCH_CHECK_VALUE(std::isfinite(stored) && value >= 0 && (stored > 0 || (may_be_zero && value == 0)),
-                      "weight: expected a number that the dtype can hold");
   });
 }
 

@@ -1,9 +1,7 @@
 // Log-probs of chosen tokens, and their gradient, without ever making a log-softmax.
 // Forward reads each row once from memory (and once more from cache) and keeps one number for it, the log-sum-exp;
 // backward is one pass that writes -g * softmax, with g added at the token.
-#include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
@@ -152,32 +150,14 @@ class Rows {
   at::IntArrayRef sizes_, strides_;
 };
 
-at::Tensor with_whole_rows(const at::Tensor& logits) {
-  return logits.size(-1) <= 1 || logits.stride(-1) == 1 ? logits : logits.contiguous();
-}
-
 int64_t grain(int64_t size) { return 1 + 32768 / (size + 1); }
 
-void check_logits(const at::Tensor& logits, const at::Tensor& tokens) {
-  check_floating(logits, "logits");
-  check_int64(tokens, "tokens");
-  TORCH_CHECK_VALUE(logits.dim() >= 2, "logits: expected shape (..., T, V), got ", logits.sizes());
-  check_sizes(tokens, logits.sizes().slice(0, logits.dim() - 1), "tokens");
-}
-
-at::ScalarType wide(at::ScalarType type) { return type == at::kDouble ? at::kDouble : at::kFloat; }
-
 std::tuple<at::Tensor, at::Tensor> token_logps(const at::Tensor& logits_, const at::Tensor& tokens_,
-                                               const std::optional<at::Tensor>& mask_, bool /*inplace_backward*/) {
-  check_logits(logits_, tokens_);
+                                               const Optional& mask_, bool /*inplace_backward*/) {
+  check_logits(logits_, tokens_, mask_);
   const auto logits = with_whole_rows(logits_), tokens = tokens_.contiguous();
   const int64_t size = logits.size(-1), count = tokens.numel();
-  std::optional<at::Tensor> mask;
-  if (mask_) {
-    TORCH_CHECK_TYPE(mask_->scalar_type() == at::kBool, "mask: expected torch.bool");
-    check_sizes(*mask_, tokens.sizes(), "mask");
-    mask = mask_->contiguous();
-  }
+  const auto mask = mask_ ? Optional(mask_->contiguous()) : std::nullopt;
   auto logps = at::empty(tokens.sizes(), logits.options().dtype(wide(logits.scalar_type())));
   auto lse = at::empty(tokens.sizes(), logits.options().dtype(at::kDouble));
   const int64_t* chosen = tokens.const_data_ptr<int64_t>();
@@ -210,9 +190,9 @@ std::tuple<at::Tensor, at::Tensor> token_logps(const at::Tensor& logits_, const 
 
 // gradient (contiguous or like logits) = grad * (one-hot - softmax); gradient may be logits.
 void write_gradient(const at::Tensor& grad_, const at::Tensor& logits, const at::Tensor& tokens_, const at::Tensor& lse_,
-                    const std::optional<at::Tensor>& mask_, const at::Tensor& gradient) {
+                    const Optional& mask_, const at::Tensor& gradient) {
   const auto grad = grad_.to(at::kDouble).contiguous(), tokens = tokens_.contiguous(), lse = lse_.contiguous();
-  const auto mask = mask_ ? std::optional<at::Tensor>(mask_->contiguous()) : std::nullopt;
+  const auto mask = mask_ ? Optional(mask_->contiguous()) : std::nullopt;
   const int64_t size = logits.size(-1);
   const double *g = grad.const_data_ptr<double>(), *sums = lse.const_data_ptr<double>();
   const int64_t* chosen = tokens.const_data_ptr<int64_t>();
@@ -240,7 +220,7 @@ void write_gradient(const at::Tensor& grad_, const at::Tensor& logits, const at:
 }
 
 at::Tensor token_logps_backward(const at::Tensor& grad, const at::Tensor& logits_, const at::Tensor& tokens,
-                                const at::Tensor& lse, const std::optional<at::Tensor>& mask) {
+                                const at::Tensor& lse, const Optional& mask) {
   const auto logits = with_whole_rows(logits_);
   auto gradient = at::empty(logits.sizes(), logits.options());
   write_gradient(grad, logits, tokens, lse, mask, gradient);
@@ -248,7 +228,7 @@ at::Tensor token_logps_backward(const at::Tensor& grad, const at::Tensor& logits
 }
 
 void token_logps_backward_(const at::Tensor& grad, at::Tensor logits, const at::Tensor& tokens, const at::Tensor& lse,
-                           const std::optional<at::Tensor>& mask) {
+                           const Optional& mask) {
   TORCH_CHECK_VALUE(logits.is_non_overlapping_and_dense() || logits.stride(-1) == 1,
                     "logits: inplace_backward needs rows that are contiguous in memory");
   write_gradient(grad, logits, tokens, lse, mask, logits);

@@ -5,6 +5,10 @@ Importing this loads the compiled library, and builds it first where there is no
 
 What the values mean is said in the reference; here each function says what makes it fast. A bad argument is refused with
 the reference's own message.
+
+On a CUDA device nothing waits for the device, so that calls can be captured in a CUDA graph. Types, shapes and devices are
+checked as on the CPU; a bad *value* (a NaN reward, a token outside the vocabulary) stops the kernel with a message on stderr,
+as PyTorch's own indexing does, and the next CUDA call raises. Sums go in a fixed order: the same input gives the same bits.
 """
 
 from .. import reference
@@ -14,7 +18,7 @@ from ..reference import Contrast, PolicyLoss, ReCast, Repair
 
 _library = load()
 
-from .ops import ops  # noqa: E402  (the ops exist once the library is loaded)
+from .ops import LossInPlace, loss_in_place, ops  # noqa: E402  (the ops exist once the library is loaded)
 
 __all__ = list(reference.__all__) + ["build_info"]
 
@@ -164,13 +168,18 @@ def logits_loss(
     """:func:`recast_ref.reference.logits_loss` by :func:`token_logps` and :func:`policy_loss`. A masked row of logits is not
     even read.
 
-    With ``inplace_backward=True`` backward writes the gradient over the logits and allocates nothing of their size. They
+    With ``inplace_backward=True`` the gradient is written over the logits and nothing of their size is allocated. They
     must then not be used again: not by another loss, not by a second backward (autograd refuses that), not by you.
     ``torch.compile`` ignores it and makes a new tensor.
+
+    On a CUDA device it is written already in forward (but for float16), while the row is still in the cache, so that each row
+    is read once and written once; then only ``.loss`` has a gradient. Backward multiplies by what comes in, unless that is 1.
     """
     flag("inplace_backward", inplace_backward)
     options = (clip_low, clip_high, dual_clip, kl_coef, aggregate)
     try:
+        if inplace_backward and loss_in_place(logits):
+            return PolicyLoss(*LossInPlace.apply(logits, tokens, old_logps, advantages, mask, ref_logps, *options))
         kept = mask.bool()
         logps = ops.token_logps(logits, tokens, kept, inplace_backward)[0]
         # The mask as it came, so that one of anything but 0 and 1 is refused.

@@ -6,6 +6,8 @@ an op of its own.
 
 import torch
 
+from .._library import why_no_cuda
+
 ops = torch.ops.recast
 
 _SELECTION = (
@@ -107,6 +109,17 @@ def _(logps, old_logps, advantages, mask, ref_logps, clip_low, clip_high, dual_c
     return tuple(logps.new_empty((), dtype=_wide(logps, old_logps, advantages, ref_logps)) for _ in range(4))
 
 
+@_fake("logits_loss_")
+def _(logits, tokens, old_logps, advantages, mask, ref_logps, *options):
+    _one_device(logits, tokens, old_logps, advantages, mask, ref_logps)
+    return tuple(logits.new_empty((), dtype=_wide(logits, old_logps, advantages, ref_logps)) for _ in range(4))
+
+
+@_fake("scale_")
+def _(gradient, factor):
+    return None
+
+
 @_fake("policy_loss_backward")
 def _(grad_loss, grad_policy, grad_kl, logps, *rest):
     return logps.new_empty(logps.shape)
@@ -143,3 +156,58 @@ torch.library.register_autograd(
 torch.library.register_autograd(
     "recast::policy_loss", _policy_loss_backward, setup_context=_save_policy_loss, lib=_library
 )
+
+
+class LossInPlace(torch.autograd.Function):
+    """``logits_loss_``, whose forward leaves the gradient of the loss in the place of the logits."""
+
+    @staticmethod
+    def forward(ctx, logits, *rest):
+        ctx.set_materialize_grads(False)
+        outputs = ops.logits_loss_(logits.detach(), *rest)
+        ctx.save_for_backward(logits)
+        ctx.mark_non_differentiable(outputs[3])
+        return outputs
+
+    @staticmethod
+    def backward(ctx, grad_loss, grad_policy, grad_kl, _):
+        if grad_policy is not None or grad_kl is not None:
+            raise RuntimeError(
+                "logits_loss: with inplace_backward=True on a CUDA device only .loss has a gradient, got a backward through "
+                ".policy or .kl; differentiate .loss, or pass inplace_backward=False"
+            )
+        gradient = ctx.saved_tensors[0].detach()
+        ops.scale_(gradient, grad_loss)
+        return gradient, *(None,) * 10
+
+
+def loss_in_place(logits):
+    """Is this a call for :class:`LossInPlace`? It needs its kernels, and a gradient that is asked for, now. Not in float16,
+    where a gradient that is yet to be multiplied by a scaler's 65,536 would underflow."""
+    return (
+        logits.device.type in _ONE_VISIT
+        and logits.dtype != torch.float16
+        and logits.requires_grad
+        and torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+    )
+
+
+def _has_kernel(name, device):
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"recast::{name}", device.upper())
+
+
+_ONE_VISIT = [device for device in ("cpu", "cuda") if _has_kernel("logits_loss_", device)]
+
+
+def _no_cuda(*_):
+    reason = why_no_cuda() or "they were left out when it was built"
+    raise RuntimeError(
+        f"recast_ref.fast: it has no kernels for CUDA ({reason}), got CUDA tensors. Build it where torch is for CUDA and nvcc "
+        "is there, move the tensors to the CPU, or use recast_ref.reference."
+    )
+
+
+if not _has_kernel("recast", "cuda"):
+    for _name in (*_SELECTION, "token_logps", "policy_loss"):
+        _library.impl(_name, _no_cuda, "CUDA")
