@@ -28,7 +28,7 @@ OPENMP = ("-fopenmp",) if sys.platform == "linux" else ()
 FLAGS = ("-O3", "-g0", "-fvisibility=hidden", "-Wno-psabi", *OPENMP)
 ARCHITECTURES = ("sm_80", "sm_90", "compute_90")  # the last is PTX, which the driver compiles for newer devices
 CUDA_FLAGS = (
-    *("-O3", "-g0", "-std=c++17"),
+    *("-O3", "-std=c++17"),
     *(f"-gencode=arch=compute_{name.split('_')[1]},code={name}" for name in ARCHITECTURES),
 )
 REMEDY = "Use recast_ref.reference, or recast_ref.auto, which takes whichever path there is."

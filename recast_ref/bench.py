@@ -82,7 +82,7 @@ def loss_peers(dtype):
 
     peers = {
         "reference, eager": step(reference.logits_loss),
-        "reference, torch.compile": step(torch.compile(_unchecked_loss)),
+        "reference, torch.compile": step(torch.compile(unchecked_loss)),
         "fast": step(fast.logits_loss),
         "one copy of the logits": lambda: target.copy_(logits),
     }
@@ -133,7 +133,7 @@ def layer_peers():
     return peers
 
 
-def _unchecked_loss(logits, tokens, old_logps, advantages, mask):
+def unchecked_loss(logits, tokens, old_logps, advantages, mask):
     """The reference without its checks of values, which would break the graph and cost it a pass."""
     logps = logits.float().log_softmax(dim=-1).gather(dim=-1, index=tokens[..., None]).squeeze(-1)
     ratio = (logps - old_logps).clamp(-20, 20).exp()
@@ -177,14 +177,14 @@ def plain_python(responses, targets):
 
 
 def table(results):
-    """The results as text: times as multiples of the fast path's, in place where it is measured."""
+    """The results as text: times as multiples of the fast path's, the fastest way of it."""
     lines = []
     for case, peers in results.items():
-        ours = peers.get("fast, in place", peers["fast"])["seconds"]
+        ours = min(measured["seconds"] for peer, measured in peers.items() if peer.startswith("fast"))
         unit, scale = ("ms", 1e3) if ours > 1e-3 else ("us", 1e6)
-        lines += [case, f"  {'':<28} {unit:>10} {'vs ours':>8} {'extra MB':>9}"]
+        lines += [case, f"  {'':<32} {unit:>10} {'vs ours':>8} {'extra MB':>9}"]
         for peer, measured in peers.items():
             memory = "" if measured["extra_bytes"] is None else f"{measured['extra_bytes'] / 1e6:.1f}"
             seconds = measured["seconds"]
-            lines.append(f"  {peer:<28} {seconds * scale:>10.1f} {seconds / ours:>7.1f}x {memory:>9}")
+            lines.append(f"  {peer:<32} {seconds * scale:>10.1f} {seconds / ours:>7.1f}x {memory:>9}")
     return "\n".join(lines)

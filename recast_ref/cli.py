@@ -74,6 +74,7 @@ def _run(argv):
     commands.add_parser("explain", help="one group of eight rollouts, step by step")
     measured = commands.add_parser("bench", help="measure the fast path against its peers on this machine")
     measured.add_argument("--repeats", type=_at_least(1), default=7, metavar="N", help="rounds (default: 7)")
+    measured.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run (default: cpu)")
     measured.add_argument("--out", metavar="FILE", help="also write the results as JSON")
     commands.add_parser("info", help="versions, devices, and which paths are built")
     options = parser.parse_args(argv)
@@ -110,13 +111,19 @@ def _compare_options(parser):
 
 
 def _bench(parser, options):
+    import torch
+
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error(f"--device cuda: torch {torch.__version__} sees no GPU here")
     try:
-        from . import bench
+        from . import bench, bench_cuda
     except ImportError as error:
         parser.error(str(error))
     from .lab import checkpoints
 
-    results = bench.bench(options.repeats, on_progress=lambda name: print(f"measuring {name} ...", file=sys.stderr))
+    results = (bench_cuda if options.device == "cuda" else bench).bench(
+        options.repeats, on_progress=lambda name: print(f"measuring {name} ...", file=sys.stderr)
+    )
     print(info())
     print(bench.table(results))
     if options.out:
@@ -216,7 +223,9 @@ def _fast_path():
         path = _library.find()
     except ImportError as error:
         return str(error).splitlines()[0]
-    return f"ready ({path})" if path else "not built yet: it is compiled when recast_ref.fast is first imported"
+    without = _library.why_no_cuda()
+    kernels = f"without CUDA kernels: {without}" if without else f"CUDA kernels for {', '.join(_library.ARCHITECTURES)}"
+    return f"{f'ready ({path})' if path else 'not built yet: compiled when recast_ref.fast is first imported'}; {kernels}"
 
 
 if __name__ == "__main__":

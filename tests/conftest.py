@@ -1,9 +1,11 @@
-"""Hypothesis profiles: ``ci`` (default) and ``thorough`` (``pytest --hypothesis-profile=thorough``); the two paths."""
+"""Hypothesis profiles: ``ci`` (default) and ``thorough`` (``pytest --hypothesis-profile=thorough``); what a law runs over."""
 
+import functools
 import importlib
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 settings.register_profile("ci", max_examples=60, deadline=None)
@@ -21,7 +23,53 @@ def amazon():
     return AMAZON
 
 
-@pytest.fixture(params=["reference", "fast"], scope="session")
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason=f"no GPU here (torch {torch.__version__})"))
+
+
+class OnDevice:
+    """A module whose functions run on another device: tensors go there, results come back."""
+
+    def __init__(self, module, device):
+        self.module, self.device = module, device
+
+    def __getattr__(self, name):
+        function = getattr(self.module, name)
+
+        @functools.wraps(function)
+        def run(*arguments, **options):
+            return moved(function(*moved(arguments, self.device), **moved(options, self.device)), "cpu")
+
+        return run
+
+
+def moved(x, device):
+    if isinstance(x, torch.Tensor):
+        return x.to(device)
+    if isinstance(x, dict):
+        return {name: moved(value, device) for name, value in x.items()}
+    if isinstance(x, tuple):
+        values = [moved(value, device) for value in x]
+        return type(x)(*values) if hasattr(x, "_fields") else tuple(values)
+    return x
+
+
+PATHS = ["reference", "fast"]
+
+
+@pytest.fixture(params=[*PATHS, pytest.param("fast, cuda", marks=pytest.mark.gpu)], scope="session")
 def R(request):
-    """The module under test: each law holds for both paths."""
+    """The module under test: each law holds for both paths, and for the fast one on both kinds of device."""
+    name, *device = request.param.split(", ")
+    module = importlib.import_module(f"recast_ref.{name}")
+    return OnDevice(module, *device) if device else module
+
+
+@pytest.fixture(params=PATHS, scope="session")
+def path(request):
+    """Both paths on the CPU, for what is refused: on a GPU a bad value is an error of another kind (``test_gpu.py``)."""
     return importlib.import_module(f"recast_ref.{request.param}")

@@ -415,7 +415,7 @@ Z = torch.zeros
         ),
     ],
 )
-def test_bad_input_is_named(R, call, error, words):
+def test_bad_input_is_named(path, call, error, words):
     with pytest.raises(error) as caught:
-        call(R)
+        call(path)
     assert words in str(caught.value)
