@@ -68,7 +68,12 @@ RECAST_INLINE double log_sum_exp(const double* row, int64_t size) {
   double largest = -std::numeric_limits<double>::infinity(), sum = 0;
   for (int64_t i = 0; i < size; ++i) largest = std::max(largest, row[i]);
   const double origin = std::isinf(largest) && largest < 0 ? 0.0 : largest;
-  for (int64_t i = 0; i < size; ++i) sum += std::exp(row[i] - origin);
+  double parts[kLanes] = {};  // nothing is wider than double: a sum of sums rounds less
+  for (int64_t begin = 0; begin < size; begin += kLanes) {
+    const int64_t count = std::min(kLanes, size - begin);
+    for (int64_t lane = 0; lane < count; ++lane) parts[lane] += std::exp(row[begin + lane] - origin);
+  }
+  for (double part : parts) sum += part;
   return largest + std::log(sum);
 }
 
