@@ -27,10 +27,10 @@ MINIBATCHES = 2  # optimizer updates per batch of rollouts
 BASE_BATCH, BASE_EPOCHS, BASE_LEARNING_RATE = 16, 3, 1e-3  # also two updates a batch
 
 
-def training_rows(world, settings, seed):
-    """Which training pairs the base sees with this seed, and which every arm sees, in order: two int64 arrays."""
+def training_rows(world, seed):
+    """Which training pairs the base sees with this seed, and which the arms may see, in order: two int64 arrays."""
     order = np.random.default_rng(seed).permutation(len(world.train))
-    return order[: world.base_pairs], order[world.base_pairs :][: settings.prompts]
+    return order[: world.base_pairs], order[world.base_pairs :]
 
 
 def test_pairs(world, settings):
@@ -50,21 +50,27 @@ def new_optimizer(policy, learning_rate):
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: min(1.0, (n + 1) / WARMUP))
 
 
+def base_policy(world, seed=0):
+    """A policy trained on few pairs of the world, so that it seldom hits: where every arm starts. It takes some seconds."""
+    policy = new_policy(world, seed)
+    history, targets = as_sids(world, world.train[training_rows(world, seed)[0]])
+    optimizer, schedule = new_optimizer(policy, BASE_LEARNING_RATE)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(BASE_EPOCHS):
+        for rows in torch.randperm(len(history), generator=generator).split(BASE_BATCH):
+            supervised_update(policy, optimizer, schedule, history[rows], targets[rows])
+    return policy
+
+
 def train_base(world, settings, seed, path, on_progress):
-    """Train the base policy on few pairs and save it at ``path``, unless it is there.
+    """Make the base policy and save it at ``path``, unless it is there.
 
     Returns:
         the record for results.json: ``{"final": metrics over the test pairs}``.
     """
     if path.exists():
         return {"final": checkpoints.load(path)["final"]}
-    policy = new_policy(world, seed)
-    history, targets = as_sids(world, world.train[training_rows(world, settings, seed)[0]])
-    optimizer, schedule = new_optimizer(policy, BASE_LEARNING_RATE)
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(BASE_EPOCHS):
-        for rows in torch.randperm(len(history), generator=generator).split(BASE_BATCH):
-            supervised_update(policy, optimizer, schedule, history[rows], targets[rows])
+    policy = base_policy(world, seed)
     on_progress(0.5)
     final = evaluate(policy, policy, *as_sids(world, test_pairs(world, settings)))
     checkpoints.save(path, {"policy": policy.state_dict(), "final": final})
@@ -81,7 +87,7 @@ class Run:
             policy.load_state_dict(checkpoints.load(base_path)["policy"])
         self.optimizer, self.schedule = new_optimizer(self.policy, settings.learning_rate or self.arm.learning_rate)
         self.generator = torch.Generator().manual_seed(seed)
-        self.rows = training_rows(world, settings, seed)[1]
+        self.rows = training_rows(world, seed)[1][: settings.prompts]
         self.history, self.targets = as_sids(world, world.train[self.rows])
         # Other prompts for each seed: the mean over seeds then rests on more of them.
         order = np.random.default_rng(seed).permutation(len(world.valid))
