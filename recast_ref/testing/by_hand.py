@@ -49,7 +49,9 @@ REPAIR = [
 
 CONTRAST = [
     _pair(_group([0.0, 1, 0], [0.1, 1.0, 0.01]), 1, 0, [-1, 1, 0]),
-    _pair(_group([0.5, 1, 0], [0.9, 1.0, 0.01]), 1, 2, [0, 1, -1]),  # graded: 0.5 is neither the strongest nor a negative
+    _pair(
+        _group([0.5, 1, 0], [0.9, 1.0, 0.01]), 1, 2, [0, 1, -1]
+    ),  # graded: 0.5 is neither the strongest nor a negative
     _pair(_group([1.0, 1, 0, 0], [1.0, 1.0, 0.1, 0.1]), 0, 2, [1, 0, -1, 0]),  # ties: the lowest index
     _pair(_group([1.0, 1, 0, 0], [1.0, 1.0, 0.1, 0.1], [0.1, 0.2, 0.3, 0.4]), 1, 3, [0, 1, 0, -1]),  # the largest key
     _pair(_group([0.0, 1, 0], [0.1, 1.0, 0.01], weight=2.0), 1, 0, [-2, 2, 0]),
@@ -179,7 +181,11 @@ POLICY = [
         "expected": {"loss": 4.0, "policy": 4.0, "kl": math.e - 2, "clip_fraction": 0.0},  # 16 / 4
     },
 ]
-for _how, _value in (("token-mean", 16 / 4), ("seq-mean-token-mean", (2 + 10) / 2), ("seq-mean-token-sum", (6 + 10) / 2)):
+for _how, _value in (
+    ("token-mean", 16 / 4),
+    ("seq-mean-token-mean", (2 + 10) / 2),
+    ("seq-mean-token-sum", (6 + 10) / 2),
+):
     POLICY.append({k: v for k, v in POLICY[21].items() if k != "ref_logps"} | {"aggregate": _how})
     POLICY[-1]["expected"] = {"loss": _value, "policy": _value, "kl": 0.0}
 
@@ -216,7 +222,13 @@ TABLES = {
             {"predictions": T([[[[12, 7, 40]], [[30, 2, 11]], [[12, 9, 201]]]]), "targets": T([[[12, 7, 201]]])},
             *(1, 0, [-1, 1, 0], 1),
         ),
-        _pair({"predictions": T([[[[5, 1, 2]], [[5, 1, 3]], [[44, 0, 8]]]]), "targets": T([[[5, 1, 3]]])}, 1, 0, [-1, 1, 0], -1),
+        _pair(
+            {"predictions": T([[[[5, 1, 2]], [[5, 1, 3]], [[44, 0, 8]]]]), "targets": T([[[5, 1, 3]]])},
+            1,
+            0,
+            [-1, 1, 0],
+            -1,
+        ),
         _pair({"predictions": T([[[[5, 1, 2]], [[5, 1, 3]]]]), "targets": T([[[5, 1, -1]]])}, -1, -1, [0, 0], -1),
     ],
     "token_advantages": [

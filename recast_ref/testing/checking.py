@@ -65,15 +65,15 @@ class Report:
             raise AssertionError(str(self))
 
     def __str__(self):
-        head = f"{self.variant}, checked as {self.kind} against {self.against}"
-        return "\n".join([head, *map(str, self.outcomes), self.summary()])
+        return "\n".join([*map(str, self.outcomes), self.summary()])
 
     def summary(self):
-        """How many outcomes of each status."""
+        """What was checked, and how many outcomes there are of each status."""
         counts = {}
         for outcome in self.outcomes:
             counts[outcome.status] = counts.get(outcome.status, 0) + 1
-        return ", ".join(f"{count} {status}" for status, count in counts.items())
+        counted = ", ".join(f"{count} {status}" for status, count in counts.items())
+        return f"{self.variant} as {self.kind}, against {self.against}: {counted}"
 
 
 def breaks(*laws, because=""):
@@ -94,7 +94,7 @@ def breaks(*laws, because=""):
     return declare
 
 
-def check(variant, against="reference", laws=None, examples=100, seed=0, kind=None, breaks=(), on_law=None):
+def check(variant, against="reference", laws=None, examples=100, seed=0, kind=None, breaks=(), on_outcome=None):
     """Hold a variant to the laws about its kind.
 
     Args:
@@ -107,7 +107,7 @@ def check(variant, against="reference", laws=None, examples=100, seed=0, kind=No
         seed: of the draws; the same seed draws the same examples.
         kind: the name of the reference function that it stands in for. Default: by its name, or its leading arguments.
         breaks: names of laws that it breaks on purpose, beside those that :func:`breaks` declared.
-        on_law: called with the name of each law before it runs.
+        on_outcome: called with each :class:`Outcome` as it comes.
 
     Returns:
         :class:`Report`.
@@ -121,15 +121,16 @@ def check(variant, against="reference", laws=None, examples=100, seed=0, kind=No
     _known(laws or (), about, f" about {subject.kind.name}")
     declared = {**getattr(variant, "breaks", {}), **dict.fromkeys(breaks, "")}
     _known(declared)
-    outcomes = []
+    report = Report(describe(variant), subject.kind.name, _name(against), [])
     for name in laws or about:
-        if on_law:
-            on_law(name)
-        if outcomes and outcomes[0].law == "form" and outcomes[0].status == BROKEN:
-            outcomes.append(Outcome(name, SILENT, message="its answers have not the right form"))
-            continue
-        outcomes.append(_hold(LAWS[name], subject, examples, seed, declared, against))
-    return Report(describe(variant), subject.kind.name, _name(against), outcomes)
+        if report.outcomes and report.outcomes[0].law == "form" and report.outcomes[0].status == BROKEN:
+            outcome = Outcome(name, SILENT, message="its answers have not the right form")
+        else:
+            outcome = _hold(LAWS[name], subject, examples, seed, declared, against)
+        report.outcomes.append(outcome)
+        if on_outcome:
+            on_outcome(outcome)
+    return report
 
 
 def replay(law, variant, /, against="reference", kind=None, **inputs):

@@ -8,8 +8,14 @@ import torch
 from . import kinds
 
 WIDTH = 100
-HEADS = {"rewards": "r", "scores": "u", "tie_break": "key", "logps": "logp", "predictions": "SIDs", "responses": "codes"}
-MARKS = {"slot": "slot", "positive": "+", "negative": "-"}
+HEADS = {
+    "rewards": "r",
+    "scores": "u",
+    "tie_break": "key",
+    "logps": "logp",
+    "predictions": "SIDs",
+    "responses": "codes",
+}
 
 
 def draw(subject, law, inputs, error):
@@ -72,14 +78,14 @@ def _shown(kind, answers, axis):
 
 def _cell(kind, answer, q, i, axis):
     """What was answered for one response: its numbers, and what it was chosen as."""
-    cells = []
+    numbers, marks = [], []
     for name, value in answer.items():
         axes, type_ = kind.answer[name]
         if type_ == "index" and q < len(value) and value[q] == i:
-            cells.append(MARKS.get(name, name))
+            marks.append(name)
         elif axes[1:2] == axis and q < value.shape[0] and i < value.shape[1]:
-            cells.append(number(value[q, i]))
-    return " ".join(cells)
+            numbers.append(number(value[q, i]))
+    return " ".join(marks + numbers)
 
 
 def number(value):

@@ -42,12 +42,21 @@ class Kind:
         return next(iter(self.arguments.values()))[0]
 
 
-
 class Answer(dict):
     """The parts of an answer by name. A law that asks for a part the variant does not give is not applicable."""
 
     def __missing__(self, name):
         raise NotApplicable(f"it answers no {name}")
+
+
+class Case(dict):
+    """The arguments of one example. A law that reads one the variant does not take is not applicable."""
+
+    def __missing__(self, name):
+        raise NotApplicable(f"it takes no {name}")
+
+    def __or__(self, other):
+        return Case(super().__or__(other))
 
 
 class Subject:
@@ -76,7 +85,7 @@ class Subject:
                 del case[name]
         if "ref_logps" not in case or not subject.takes("ref_logps"):
             case.pop("kl_coef", None)  # it would need them
-        return {name: value for name, value in case.items() if subject.takes(name)}
+        return Case((name, value) for name, value in case.items() if subject.takes(name))
 
     def inputs(self, **asked):
         """Strategy of the arguments that the variant takes, as a dict."""
@@ -100,7 +109,10 @@ class Subject:
             raise NotApplicable("there is nothing to compare with")
         if self.against is self.variant:
             raise NotApplicable("it would be compared with itself")
-        return _ask(self.against, _parameters(self.against)[0], self.kind, case)
+        try:
+            return _ask(self.against, _parameters(self.against)[0], self.kind, case)
+        except LawBroken as error:
+            raise LawBroken(f"{describe(self.against)} {error}") from error
 
 
 def describe(function):
@@ -210,19 +222,18 @@ OPTIONS = (
 
 def _draw_groups(draw, options=True, **asked):
     case = draw(strategies.sparse_hit_groups(**asked))._asdict()
-    case["logps"] = draw(strategies.tensors(case["rewards"].shape, st.sampled_from([-1.0, -2.0, -3.0, -4.0])))
+    case["logps"] = draw(strategies.tensors(case["rewards"].shape, strategies.of(-1.0, -2.0, -3.0, -4.0)))
     return case | (draw(strategies.weights()) if options else {})
 
 
 def _draw_rewards(draw, options=True, **asked):
     case = {"rewards": draw(strategies.sparse_hit_groups(**asked)).rewards}
-    some = {"normalize": st.booleans(), "eps": st.sampled_from([1e-6, 0.5])}
-    return case | (draw(st.fixed_dictionaries({}, optional=some)) if options else {})
+    return case | (draw(strategies.norms()) if options else {})
 
 
 def _draw_sids(draw, options=True, **asked):
     case = draw(strategies.sid_groups(**asked))._asdict()
-    case["tie_break"] = draw(strategies.tensors(case["predictions"].shape[:2], st.sampled_from([0.0, 0.25, 0.5])))
+    case["tie_break"] = draw(strategies.tensors(case["predictions"].shape[:2], strategies.of(0.0, 0.25, 0.5)))
     return case | (draw(strategies.weights()) if options else {})
 
 
@@ -234,7 +245,7 @@ def _draw_responses(draw, options=True, **asked):
 def _draw_tokens(draw, options=True, rows=(1, 3), tokens=(1, 4)):
     shape = draw(st.sampled_from([(), (1,), (2,)])) if rows[0] else (0,)
     shape = (*shape, draw(st.integers(*tokens)))
-    positive, negative = (draw(strategies.tensors(shape, st.integers(0, 2), torch.int64)) for _ in range(2))
+    positive, negative = (draw(strategies.tensors(shape, strategies.of(0, 1, 2), torch.int64)) for _ in range(2))
     return {"positive_tokens": positive, "negative_tokens": negative}
 
 
@@ -283,7 +294,9 @@ KINDS = {
             _draw_groups,
         ),
         Kind("contrast", _GROUP | _KEYS | {"logps": "QG"}, _PAIR, "advantages", _draw_groups),
-        Kind("recast", _GROUP | {"repairable": "Q"} | _KEYS | {"logps": "QG"}, _SLOT | _PAIR, "advantages", _draw_groups),
+        Kind(
+            "recast", _GROUP | {"repairable": "Q"} | _KEYS | {"logps": "QG"}, _SLOT | _PAIR, "advantages", _draw_groups
+        ),
         Kind("recast_from_sids", _SIDS | _KEYS, _SLOT | _PAIR, "advantages", _draw_sids),
         Kind(
             "token_advantages",

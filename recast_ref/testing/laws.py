@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from hypothesis import strategies as st
 
-from .kinds import KINDS, LawBroken, NotApplicable, first_line
+from .kinds import KINDS, Case, LawBroken, NotApplicable, first_line
 
 LAWS = {}
 
@@ -40,7 +40,7 @@ class Law:
 
     def run(self, subject, **inputs):
         """Hold the variant to one example."""
-        case = {n: v.clone() if isinstance(v, torch.Tensor) else v for n, v in inputs.items()}
+        case = Case((n, v.clone() if isinstance(v, torch.Tensor) else v) for n, v in inputs.items())
         more = {name: case.pop(name) for name in self.extra if name in case}
         try:
             self.hold(subject, case, **more)
@@ -98,7 +98,9 @@ def same(got, expected, what, rtol=None, atol=None):
         a, b = got[name].detach(), expected[name].detach()
         if a.dtype.is_floating_point:
             r, t = tolerance(a.dtype if a.dtype.itemsize < b.dtype.itemsize else b.dtype)
-            equal = torch.isclose(a.double(), b.double(), rtol=rtol or r, atol=t if atol is None else atol, equal_nan=True)
+            equal = torch.isclose(
+                a.double(), b.double(), rtol=rtol or r, atol=t if atol is None else atol, equal_nan=True
+            )
         else:
             equal = a == b
         demand(equal, f"{name}: {what}" + ("" if a.dim() else f": {a.item()} instead of {b.item()}"), got, expected)
@@ -112,10 +114,10 @@ def tolerance(dtype):
 
 def index(kind, case, axis, which):
     """The case with ``which`` taken along an axis, in all of its tensors that have it."""
-    return {
-        name: _take(value, kind.arguments.get(name, ""), axis, which) if isinstance(value, torch.Tensor) else value
+    return Case(
+        (name, _take(value, kind.arguments.get(name, ""), axis, which) if isinstance(value, torch.Tensor) else value)
         for name, value in case.items()
-    }
+    )
 
 
 def index_answer(kind, answer, axis, which):

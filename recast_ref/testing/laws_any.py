@@ -8,7 +8,15 @@ from .by_hand import TABLES
 from .kinds import KINDS, NotApplicable
 from .laws import demand, index, index_answer, law, same, size
 
-SELECTION = ("group_regimes", "group_advantages", "repair", "contrast", "recast", "recast_from_sids", "token_advantages")
+SELECTION = (
+    "group_regimes",
+    "group_advantages",
+    "repair",
+    "contrast",
+    "recast",
+    "recast_from_sids",
+    "token_advantages",
+)
 SCORES = ("structural_scores", "hit_rewards")
 LOSSES = ("policy_loss", "logits_loss")
 PROMPTS = SELECTION + SCORES
@@ -33,6 +41,9 @@ def by_hand(subject, case, expected):
     unknown = [name for name in case if not subject.takes(name)]
     if unknown:
         raise NotApplicable(f"it takes no {unknown[0]}")
+    missing = [name for name in subject.required if name not in case]
+    if missing:
+        raise NotApplicable(f"it needs {missing[0]}, of which the tables have none")
     wanted = {name: torch.as_tensor(value) for name, value in expected.items()}
     got = subject.answer(case)
     wanted = {name: value.to(got[name].dtype) for name, value in wanted.items() if name in got}
@@ -151,7 +162,9 @@ def _nothing(subject, case):
         return
     for name, value in got.items():
         if subject.kind.answer[name][1] == "index":
-            demand((value == -1) | torch.tensor(bool(case.get("rewards", torch.ones(())).numel())), f"{name}: not -1", got)
+            demand(
+                (value == -1) | torch.tensor(bool(case.get("rewards", torch.ones(())).numel())), f"{name}: not -1", got
+            )
         elif not value.dim():
             demand(value == 0, f"{name}: {value.item()} for nothing", got)
 

@@ -61,14 +61,20 @@ def same_gradient(subject, case):
     if subject.against is None or subject.against is subject.variant:
         subject.expected(case)  # says why not
     other = type(subject)(subject.against, subject.kind.name)
-    weights = torch.arange(1.0, case["tokens"].numel() + 1).view(case["tokens"].shape) if subject.kind.main == "logps" else 1.0
-    _close(_gradient(subject, case, weights=weights)[1], _gradient(other, case, weights=weights)[1], "the gradient differs")
+    weights = (
+        torch.arange(1.0, case["tokens"].numel() + 1).view(case["tokens"].shape)
+        if subject.kind.main == "logps"
+        else 1.0
+    )
+    _close(
+        _gradient(subject, case, weights=weights)[1], _gradient(other, case, weights=weights)[1], "the gradient differs"
+    )
 
 
 @law("token_logps", *LOSSES, far=False, tokens=(1, 2), vocabulary=(1, 3))
 def gradient_is_the_difference(subject, case):
     """Its gradient is what a small step changes, ``(f(x + h) - f(x - h)) / 2h``, away from the corners of the clips."""
-    case = dict(case)
+    case = case | {}
     if subject.kind.main == "loss":
         ratio, smooth = _ratio(subject, case), _kept(case)
         # With the defaults, unless the case has others.
@@ -87,7 +93,8 @@ def gradient_is_the_difference(subject, case):
         step = torch.zeros_like(value)
         step[at] = h
         up, down = (
-            subject.answer(case | {name: value + sign * step})[subject.kind.main].detach().double().sum() for sign in (1, -1)
+            subject.answer(case | {name: value + sign * step})[subject.kind.main].detach().double().sum()
+            for sign in (1, -1)
         )
         slope, got = ((up - down) / (2 * h)).item(), gradient[at].item()
         wrong = abs(slope - got) > 1e-5 * (1 + abs(slope))
@@ -107,12 +114,16 @@ def gradient_to_the_policy_alone(subject, case):
         demand(other == name or not reached, f"a gradient reaches {other}", got)
 
 
-@law(*LOSSES, more=lambda draw, case, subject: {"junk": draw(st.sampled_from([math.nan, math.inf, -math.inf, 1e30]))}, masked=True)
+@law(
+    *LOSSES,
+    more=lambda draw, case, subject: {"junk": draw(st.sampled_from([math.nan, math.inf, -math.inf, 1e30]))},
+    masked=True,
+)
 def masked_has_no_influence(subject, case, junk):
     """What is masked has no influence, whatever its value, NaN included, and gets no gradient."""
     kept = _kept(case)
     clean, clean_gradient = _gradient(subject, case)
-    dirty = dict(case)
+    dirty = case | {}
     if case["advantages"].dim() == 1:
         dirty["advantages"] = _wide_advantages(case)
     for name in FLOATS:
@@ -136,7 +147,10 @@ def all_masked_is_zero(subject, case):
     demand(bool((gradient == 0).all()), "a gradient with all masked", got)
 
 
-@law(*LOSSES, more=lambda draw, case, subject: {"order": draw(strategies.permutations(1, size(subject.kind, case, "B")))[0]})
+@law(
+    *LOSSES,
+    more=lambda draw, case, subject: {"order": draw(strategies.permutations(1, size(subject.kind, case, "B")))[0]},
+)
 def row_order(subject, case, order):
     """Permuting the rows permutes the gradient and leaves the loss."""
     before, gradient = _gradient(subject, case)
@@ -190,9 +204,9 @@ def on_policy(subject, case):
 def clip_stops(subject, case):
     """Past the clip the policy part has no gradient: for ``A > 0`` above ``1 + clip_high``, for ``A < 0`` below ``1 -
     clip_low`` and above ``dual_clip`` (0.2, 0.28 and 3)."""
-    case = {name: value for name, value in case.items() if name != "ref_logps"} | (
-        {"ref_logps": case["logps"]} if "ref_logps" in subject.required else {}
-    )
+    case.pop("ref_logps", None)
+    if "ref_logps" in subject.required:
+        case["ref_logps"] = case["logps"]
     _, gradient = _gradient(subject, case)
     ratio, a = _ratio(subject, case), case["advantages"]
     past = ((a > 0) & (ratio > 1.28 + 1e-6)) | ((a < 0) & ((ratio < 0.8 - 1e-6) | (ratio > 3 + 1e-6)))

@@ -219,7 +219,11 @@ def offset_invariance(subject, case, offset):
         same(moved, subject.answer(case), f"differs after adding {offset}", rtol=1e-6, atol=1e-6)
 
 
-@law("group_advantages", more=lambda draw, case, subject: {"scale": draw(st.sampled_from([0.5, 2.0, 64.0]))}, options=False)
+@law(
+    "group_advantages",
+    more=lambda draw, case, subject: {"scale": draw(st.sampled_from([0.5, 2.0, 64.0]))},
+    options=False,
+)
 def spread_is_one(subject, case, scale):
     """Normalised advantages of a group have a standard deviation of 1 whatever the scale of its rewards (0 if all are
     equal)."""
@@ -234,7 +238,11 @@ def spread_is_one(subject, case, scale):
 @law("group_regimes", more=lambda draw, case, subject: {"scale": draw(st.sampled_from([0.5, 4.0, 1024.0]))})
 def scale_of_rewards(subject, case, scale):
     """The regime counts hits; how large their rewards are does not matter."""
-    same(subject.answer(case | {"rewards": case["rewards"] * scale}), subject.answer(case), f"differs after scaling by {scale}")
+    same(
+        subject.answer(case | {"rewards": case["rewards"] * scale}),
+        subject.answer(case),
+        f"differs after scaling by {scale}",
+    )
 
 
 def _scale(draw, case, subject):
@@ -271,7 +279,9 @@ def ties(subject, case):
                 continue  # what is chosen outside a tie is for other laws to judge
             best = min(among[q].nonzero().flatten().tolist(), key=lambda i: (-keys[q, i].item(), i))
             what = "key" if "tie_break" in case else "index"
-            demand(_at(q, len(r), best == chosen), f"{name}: the tie went to {chosen}, expected {best} by its {what}", got)
+            demand(
+                _at(q, len(r), best == chosen), f"{name}: the tie went to {chosen}, expected {best} by its {what}", got
+            )
 
 
 def _at(place, length, holds):

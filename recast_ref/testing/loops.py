@@ -136,6 +136,7 @@ def policy_loss(
 ):
     """verl's loss token by token, on 0-d tensors so that autograd gives its gradient."""
     dtype = torch.float64 if torch.float64 in (logps.dtype, old_logps.dtype, advantages.dtype) else torch.float32
+    advantages = advantages.detach()
     zero = logps.new_zeros((), dtype=dtype) + 0 * torch.where(mask.bool(), logps, 0.0).to(dtype).sum()
     rows = []
     for b in range(logps.shape[0]):

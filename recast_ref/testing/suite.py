@@ -22,7 +22,9 @@ def suite(variant, laws=None, **options):
     """
     import pytest
 
-    names = list(laws or laws_of(subject_of(variant, options.get("against", "reference"), options.get("kind")).kind.name))
+    names = list(
+        laws or laws_of(subject_of(variant, options.get("against", "reference"), options.get("kind")).kind.name)
+    )
 
     @pytest.mark.parametrize("law", names)
     def test(law):
