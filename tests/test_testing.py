@@ -317,7 +317,7 @@ def test_a_law_bites(law):
 @pytest.mark.parametrize("kind", [kind for kind in testing.KINDS if kind != "token_advantages"])
 @pytest.mark.parametrize("path, against", [("reference", "loops"), ("fast", "reference")])
 def test_both_paths_keep_the_laws(path, against, kind):
-    report = testing.check(standard(path, kind), against=against, examples=20)
+    report = testing.check(standard(path, kind), against=against, examples=15)
     assert [outcome.law for outcome in report.outcomes if outcome.status != "holds"] == [], str(report)
 
 
@@ -449,7 +449,7 @@ def run(*arguments, cwd=None):
     ],
 )
 def test_the_examples(name, code, words):
-    result = run(f"recast_ref.testing.examples:{name}", "--examples", "30")
+    result = run(f"recast_ref.testing.examples:{name}", "--examples", "20")
     assert result.returncode == code, result.stdout + result.stderr
     assert words in result.stdout and not result.stderr
 

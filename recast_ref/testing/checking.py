@@ -213,7 +213,7 @@ def _hold(law, subject, examples, seed, declared, against):
         if law.table:
             _each(one, law.table(subject.kind.name))
         else:
-            _drawn(one, law.inputs(subject), examples, seed)
+            _drawn(one, law.inputs(subject), examples, seed, shrink=law.name not in declared)
     except NotApplicable as reason:
         return Outcome(law.name, SILENT, message=str(reason))
     except (LawBroken, hypothesis.errors.Flaky) as error:
@@ -239,14 +239,15 @@ def _each(one, table):
         raise reasons[0] if reasons else NotApplicable("there is no table for its kind")
 
 
-def _drawn(one, inputs, examples, seed):
+def _drawn(one, inputs, examples, seed, shrink):
+    phases = [hypothesis.Phase.generate] + [hypothesis.Phase.shrink] * shrink
     settings = hypothesis.settings(
         max_examples=examples,
         deadline=None,
         database=None,
         suppress_health_check=list(hypothesis.HealthCheck),
         verbosity=hypothesis.Verbosity.quiet,
-        phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink],
+        phases=phases,
         report_multiple_bugs=False,
         print_blob=False,
     )

@@ -38,6 +38,8 @@ def agreement(subject, case):
 @law(*KINDS, table=lambda kind: TABLES.get(kind, ()))
 def by_hand(subject, case, expected):
     """It answers what was worked out by hand."""
+    if subject.against is None:
+        raise NotApplicable("there is nothing it should agree with")
     unknown = [name for name in case if not subject.takes(name)]
     if unknown:
         raise NotApplicable(f"it takes no {unknown[0]}")
