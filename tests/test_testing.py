@@ -449,7 +449,8 @@ def run(*arguments, cwd=None):
     ],
 )
 def test_the_examples(name, code, words):
-    result = run(f"recast_ref.testing.examples:{name}", "--examples", "20")
+    laws = ["--laws", "form", "no_repair_with_a_hit", "ties"] if code else []
+    result = run(f"recast_ref.testing.examples:{name}", "--examples", "50" if code else "20", *laws)
     assert result.returncode == code, result.stdout + result.stderr
     assert words in result.stdout and not result.stderr
 

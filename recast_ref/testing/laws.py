@@ -126,7 +126,11 @@ def index_answer(kind, answer, axis, which):
 
 
 def _take(tensor, axes, axis, which):
-    return tensor.index_select(axes.index(axis), which) if axis in axes else tensor
+    place = axes.find(axis)
+    # One advantage a row has no axis of tokens, one a token has.
+    if place < 0 and axes == "B" and axis == "T":
+        place = 1
+    return tensor.index_select(place, which) if 0 <= place < tensor.dim() else tensor
 
 
 def size(kind, case, axis):
