@@ -1,7 +1,8 @@
-"""The command line: ``recast-ref compare | explain | info``."""
+"""The command line: ``recast-ref compare | explain | check | bench | info``."""
 
 import argparse
 import difflib
+import importlib
 import importlib.util
 import os
 import shlex
@@ -47,7 +48,7 @@ def _suggest(word, known):
 
 
 def main(argv=None):
-    """Run the command; returns the exit code: 0, 2 for bad usage or bad data, 130 if interrupted."""
+    """Run the command; returns the exit code: 0, 1 if a law is broken, 2 for bad usage or bad data, 130 if interrupted."""
     if threading.current_thread() is not threading.main_thread():
         return _run(argv)
     # While torch is imported, Ctrl-C raised as an exception inside its C++ is lost or aborts: there it just ends the process.
@@ -68,10 +69,11 @@ def _run(argv):
     parser = Parser(prog="recast-ref", description="Group RL, repair and contrast for generative recommendation.")
     parser.add_argument("--version", action="version", version=f"recast-ref {__version__}")
     commands = parser.add_subparsers(
-        dest="command", metavar="{compare,explain,bench,info}", required=True, parser_class=Parser
+        dest="command", metavar="{compare,explain,check,bench,info}", required=True, parser_class=Parser
     )
     _compare_options(commands.add_parser("compare", help="train every arm on the same prompts and compare them"))
     commands.add_parser("explain", help="one group of eight rollouts, step by step")
+    _check_options(commands.add_parser("check", help="hold a selection rule or a loss of your own to the laws"))
     measured = commands.add_parser("bench", help="measure the fast path against its peers on this machine")
     measured.add_argument("--repeats", type=_at_least(1), default=7, metavar="N", help="rounds (default: 7)")
     measured.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run (default: cpu)")
@@ -84,6 +86,8 @@ def _run(argv):
         print(explain())
     elif options.command == "info":
         print(info())
+    elif options.command == "check":
+        return _check(parser, options)
     elif options.command == "bench":
         return _bench(parser, options)
     else:
@@ -108,6 +112,68 @@ def _compare_options(parser):
     add("--out", metavar="DIR", help="where results go (default: a new folder in runs/)")
     add("--resume", action="store_true", help="continue the interrupted run in --out; give its other options again")
     add("--quick", action="store_true", help="a run of under a minute, too small to quote")
+
+
+def _check_options(parser):
+    add = parser.add_argument
+    add("variant", nargs="?", metavar="package.module:function", help="the function, importable from here")
+    how = "what it should agree with: reference, fast, loops, module:function or none (default: reference)"
+    add("--against", default="reference", metavar="PATH", help=how)
+    how = "the reference function it stands in for (default: by its name, or its leading arguments)"
+    add("--kind", metavar="NAME", help=how)
+    add("--laws", nargs="+", metavar="LAW", help="some of the laws (default: all about its kind)")
+    add("--examples", type=_at_least(1), default=100, metavar="N", help="drawn for each law (default: 100)")
+    add("--seed", type=_at_least(0), default=0, metavar="S", help="of the draws (default: 0)")
+    add("--list", action="store_true", help="the laws, a line each, and no check")
+
+
+def _check(parser, options):
+    try:
+        from . import testing
+    except ImportError as error:
+        parser.error(str(error))
+    if options.list:
+        for law in testing.LAWS.values():
+            print(f"{law.name:<28} {law.statement}")
+        return 0
+    if not options.variant:
+        parser.error("check needs a function: package.module:function (or --list)")
+    variant, against = _function(parser, options.variant), options.against
+    if ":" in against:
+        against = _function(parser, against)
+    try:
+        report = testing.check(
+            variant,
+            against=None if against == "none" else against,
+            laws=options.laws,
+            examples=options.examples,
+            seed=options.seed,
+            kind=options.kind,
+            on_outcome=lambda outcome: print(outcome, flush=True),
+        )
+    except (ValueError, ImportError) as error:
+        parser.error(str(error).splitlines()[0])
+    print(report.summary())
+    return 0 if report.ok else 1
+
+
+def _function(parser, spec):
+    """The function that ``package.module:function`` names."""
+    module, _, name = spec.partition(":")
+    if not module or not name:
+        parser.error(f"expected package.module:function, got {spec!r}")
+    sys.path.insert(0, os.getcwd())
+    try:
+        found = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except AttributeError as error:
+        parser.error(f"{spec}: {error}")
+    except Exception as error:  # whatever the module raises while it is imported
+        parser.error(f"{spec}: {(str(error) or type(error).__name__).splitlines()[0]}")
+    if not callable(found):
+        parser.error(f"{spec}: expected a function, got {type(found).__name__}")
+    return found
 
 
 def _bench(parser, options):

@@ -28,7 +28,7 @@ def run(*arguments, cwd=None):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ([], "{compare,explain,bench,info}"),
+        ([], "{compare,explain,check,bench,info}"),
         (["compar"], "invalid choice: 'compar'"),
         (["compare", "--seed", "3"], "unknown argument --seed (did you mean --seeds?)"),
         (["compare", "--seeds", "0"], "--seeds: expected a whole number, at least 1, got '0'"),

@@ -1,14 +1,18 @@
 """Scores, regimes, GRPO advantages, repair, contrast: tables worked by hand, laws, and plain loops that must agree."""
 
+import functools
 import math
 
 import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from strategies import groups, sids
+
+from recast_ref.testing import sid_groups, sparse_hit_groups
 
 T = torch.tensor
+groups = functools.partial(sparse_hit_groups, prompts=(0, 5), size=(0, 5))
+sids = functools.partial(sid_groups, prompts=(0, 4), size=(0, 4), named=(0, 4), wanted=(0, 4))
 
 
 # ---- tables worked by hand

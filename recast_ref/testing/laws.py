@@ -1,0 +1,140 @@
+"""Laws: each a named function that states one property of a signal or a loss, held to drawn inputs.
+
+A law is called with the :class:`~.kinds.Subject`, the arguments it was drawn as a dict, and what else it asked for (an order,
+a cut). It raises :class:`~.kinds.LawBroken` if its property does not hold, and :class:`~.kinds.NotApplicable` if it says
+nothing about the variant. :data:`LAWS` holds all of them by name.
+"""
+
+import inspect
+from dataclasses import dataclass
+
+import torch
+from hypothesis import strategies as st
+
+from .kinds import KINDS, Case, LawBroken, NotApplicable, first_line
+
+LAWS = {}
+
+
+@dataclass(frozen=True)
+class Law:
+    """One property."""
+
+    name: str
+    kinds: tuple  # names of the kinds it speaks about
+    statement: str  # in one sentence
+    hold: object  # (subject, case, **more); raises LawBroken or NotApplicable
+    asked: dict  # of the kind's strategy
+    more: object  # (draw, case, subject) -> dict of what else the law is given
+    table: object  # (kind) -> list of inputs worked out by hand, instead of drawn ones
+
+    def inputs(self, subject):
+        """Strategy of the inputs: the arguments that the variant takes, and what else the law is given."""
+
+        @st.composite
+        def inputs(draw):
+            case = draw(subject.inputs(**self.asked))
+            return case | (self.more(draw, case, subject) if self.more else {})
+
+        return inputs()
+
+    def run(self, subject, **inputs):
+        """Hold the variant to one example."""
+        case = Case((n, v.clone() if isinstance(v, torch.Tensor) else v) for n, v in inputs.items())
+        more = {name: case.pop(name) for name in self.extra if name in case}
+        try:
+            self.hold(subject, case, **more)
+        except (LawBroken, NotApplicable):
+            raise
+        except Exception as error:  # in a backward of the variant's, say
+            raise LawBroken(first_line(error)) from error
+
+    @property
+    def extra(self):
+        """Names of what the law is given beside the arguments."""
+        return list(inspect.signature(self.hold).parameters)[2:]
+
+
+def law(*kinds, more=None, table=None, **asked):
+    """Register the decorated function as a law about these kinds; its docstring's first paragraph is the statement."""
+    unknown = set(kinds) - set(KINDS)
+    assert not unknown, unknown
+
+    def register(function):
+        statement = " ".join(inspect.getdoc(function).split("\n\n")[0].split())
+        LAWS[function.__name__] = Law(function.__name__, kinds, statement, function, asked, more, table)
+        return function
+
+    return register
+
+
+def laws_of(kind):
+    """The laws about a kind, by name."""
+    return {name: law for name, law in LAWS.items() if kind in law.kinds}
+
+
+# ---- what laws are written with
+
+
+def demand(holds, message, got=None, expected=None):
+    """Raise :class:`LawBroken` unless all of ``holds`` is true: a bool, or a tensor whose first axis says where.
+
+    ``message`` is words, or a function that makes them of the first place where it does not hold.
+    """
+    if isinstance(holds, torch.Tensor) and holds.dim():
+        if bool(holds.all()):
+            return
+        place = int((~holds).nonzero()[0, 0])
+    elif bool(holds):
+        return
+    else:
+        place = None
+    raise LawBroken(message(place) if callable(message) else message, place, got, expected)
+
+
+def same(got, expected, what, rtol=None, atol=None):
+    """Demand that two answers are equal, part by part: floats within rounding, all else to the last one."""
+    for name in [name for name in expected if name in got]:
+        a, b = got[name].detach(), expected[name].detach()
+        if a.dtype.is_floating_point:
+            r, t = tolerance(a.dtype if a.dtype.itemsize < b.dtype.itemsize else b.dtype)
+            equal = torch.isclose(
+                a.double(), b.double(), rtol=rtol or r, atol=t if atol is None else atol, equal_nan=True
+            )
+        else:
+            equal = a == b
+        demand(equal, f"{name}: {what}" + ("" if a.dim() else f": {a.item()} instead of {b.item()}"), got, expected)
+
+
+def tolerance(dtype):
+    """``(rtol, atol)`` for numbers that two ways of computing in a dtype may differ by."""
+    eps = torch.finfo(dtype).eps
+    return (1e-9, 1e-12) if dtype == torch.float64 else (80 * eps, 8 * eps)
+
+
+def index(kind, case, axis, which):
+    """The case with ``which`` taken along an axis, in all of its tensors that have it."""
+    return Case(
+        (name, _take(value, kind.arguments.get(name, ""), axis, which) if isinstance(value, torch.Tensor) else value)
+        for name, value in case.items()
+    )
+
+
+def index_answer(kind, answer, axis, which):
+    """The parts of an answer with ``which`` taken along an axis."""
+    return {name: _take(value, kind.answer[name][0], axis, which) for name, value in answer.items()}
+
+
+def _take(tensor, axes, axis, which):
+    place = axes.find(axis)
+    # One advantage a row has no axis of tokens, one a token has.
+    if place < 0 and axes == "B" and axis == "T":
+        place = 1
+    return tensor.index_select(place, which) if 0 <= place < tensor.dim() else tensor
+
+
+def size(kind, case, axis):
+    """How long an axis is."""
+    return next(
+        case[name].shape[axes.index(axis)] for name, axes in kind.arguments.items() if axis in axes and name in case
+    )

@@ -1,0 +1,209 @@
+"""Hypothesis strategies for the inputs of signals and losses.
+
+Every value is drawn, none comes from a random generator on the side, so that a failure shrinks to a group that a person can
+read and replays from its seed. A size is a range ``(low, high)``, both ends included; a property left at ``None`` is drawn.
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import torch
+from hypothesis import strategies as st
+
+GRADES = (0.5, 0.25, 1.0, 3.0, 2.0**-13)  # binary fractions: sums of them are exact, so equal rewards stay equal
+AGGREGATES = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum")
+
+
+class Groups(NamedTuple):
+    """``Q`` groups of ``G`` responses."""
+
+    rewards: torch.Tensor  # (Q, G): r
+    scores: torch.Tensor  # (Q, G): u
+    repairable: torch.Tensor  # bool (Q,)
+    tie_break: torch.Tensor  # (Q, G): keys
+
+
+class Sids(NamedTuple):
+    """What ``Q`` groups of ``G`` responses name, and what they should."""
+
+    predictions: torch.Tensor  # int64 (Q, G, M, L)
+    targets: torch.Tensor  # int64 (Q, K, L)
+
+
+class LossInputs(NamedTuple):
+    """A batch of ``B`` rows of ``T`` tokens from a vocabulary of ``V``; ``logps`` are those of ``tokens`` under ``logits``."""
+
+    logits: torch.Tensor  # (B, T, V)
+    tokens: torch.Tensor  # int64 (B, T)
+    logps: torch.Tensor  # (B, T)
+    old_logps: torch.Tensor  # (B, T)
+    advantages: torch.Tensor  # (B,) or (B, T)
+    mask: torch.Tensor  # bool (B, T)
+    ref_logps: torch.Tensor  # (B, T)
+
+
+@functools.cache  # making and validating a strategy takes hypothesis longer than drawing from it
+def of(*values):
+    """One of the values; they shrink to the first."""
+    return st.sampled_from(values)
+
+
+@functools.cache
+def near(most):
+    """A number between ``-most`` and ``most``."""
+    return st.floats(-most, most, width=16)
+
+
+@functools.cache
+def gaps(most, far):
+    """A difference of log-probs: up to ``most``, or 30."""
+    return near(most) | of(-30.0, 30.0) if far else near(most)
+
+
+@functools.cache
+def tensors(shape, values, dtype=torch.float32):
+    """Tensors of ``shape``, each element drawn from the strategy ``values``."""
+    count = math.prod(shape)
+    return st.lists(values, min_size=count, max_size=count).map(
+        lambda cells: torch.tensor(cells, dtype=dtype).view(shape)
+    )
+
+
+@functools.cache
+def permutations(rows, size, dtype=torch.int64):
+    """``(rows, size)`` tensors that hold ``0 .. size - 1`` once in each row."""
+    one = st.permutations(range(size))
+    drawn = st.lists(one, min_size=rows, max_size=rows)
+    return drawn.map(lambda cells: torch.tensor(cells, dtype=dtype).view(rows, size))
+
+
+@st.composite
+def sparse_hit_groups(
+    draw, prompts=(1, 3), size=(1, 5), hit_rate=None, graded=None, ties=None, extremes=False, dtype=torch.float32
+):
+    """:class:`Groups` in every regime.
+
+    Args:
+        prompts, size: ranges of ``Q`` and ``G``.
+        hit_rate: chance of a hit, in eighths: 0.125 makes mostly all-zero and single-hit groups. Drawn: 0, 0.25, 0.5 or 1.
+        graded: rewards from 2 ** -13 to 3 instead of 0 and 1.
+        ties: scores and keys from a handful of values, so that most groups have a tie; False: all of a group differ.
+        extremes: rewards up to 1e18, scores and keys of any size and infinite.
+        dtype: of rewards, scores and keys.
+    """
+    q, g = draw(st.integers(*prompts)), draw(st.integers(*size))
+    hit_rate = draw(of(0.0, 0.25, 0.5, 1.0)) if hit_rate is None else hit_rate
+    graded = draw(st.booleans()) if graded is None else graded
+    ties = draw(of(True, True, True, False)) if ties is None else ties
+    hits = round(8 * hit_rate)
+    hit = tensors((q, g), of(*[False] * (8 - hits), *[True] * hits), torch.bool)
+    worth = of(1.0, 1e-4, 6e4, 1e18) if extremes else of(*GRADES)
+    rewards = draw(hit).to(dtype)
+    if graded or extremes:
+        rewards = rewards * draw(tensors((q, g), worth, dtype))
+    if extremes:
+        anything = of(0.0, -math.inf, -1e30, -0.0, 1e-30, 1e30, math.inf)
+        scores, keys = draw(tensors((q, g), anything, dtype)), draw(tensors((q, g), anything, dtype))
+    elif ties:
+        # Structural scores, or any other numbers that can be ranked, 1 among them for responses that miss too.
+        ranks = draw(of((0.0, 0.01, 0.1), (0.0, 0.01, 0.1, 1.0), (2.0, 0.0001, -1.0, -math.inf)))
+        scores = draw(tensors((q, g), of(*ranks), dtype))
+        keys = draw(tensors((q, g), of(0.0, 0.25, 0.5, 0.75), dtype))
+    else:
+        scores, keys = draw(permutations(q, g, dtype)), draw(permutations(q, g, dtype))
+    repairable = draw(tensors((q,), of(True, True, False), torch.bool))
+    return Groups(rewards, scores, repairable, keys)
+
+
+@st.composite
+def sid_groups(
+    draw, prompts=(1, 3), size=(1, 4), named=(0, 3), wanted=(0, 2), levels=(1, 4), overlap=None, padding=None
+):
+    """:class:`Sids` that share prefixes.
+
+    Args:
+        prompts, size, named, wanted, levels: ranges of ``Q``, ``G``, ``M``, ``K`` and ``L``.
+        overlap: of the codes, how many agree: ``"none"`` (predictions and targets share no code), ``"some"`` (few codes, so
+            that prefixes of every length and duplicates are common) or ``"long"`` (the last codes decide).
+        padding: whether codes of -1 are among those drawn.
+    """
+    q, g, m, k, n = (draw(st.integers(*sizes)) for sizes in (prompts, size, named, wanted, levels))
+    overlap = draw(of("some", "some", "long", "none")) if overlap is None else overlap
+    padding = draw(st.booleans()) if padding is None else padding
+    pad = [-1] if padding else []
+    if overlap == "long":
+        # All but the last code from mostly zeros.
+        last = [0, 1, 1, 2, *pad]
+
+        def codes(*shape):
+            front = draw(tensors((*shape, n - 1), of(0, 0, 0, 1), torch.int64))
+            return torch.cat([front, draw(tensors((*shape, 1), of(*last), torch.int64))], dim=-1)
+
+        return Sids(codes(q, g, m), codes(q, k))
+    named_codes, wanted_codes = [0, 1, 2, *pad], [5, 6, 7, *pad] if overlap == "none" else [0, 1, 2, *pad]
+    return Sids(
+        draw(tensors((q, g, m, n), of(*named_codes), torch.int64)),
+        draw(tensors((q, k, n), of(*wanted_codes), torch.int64)),
+    )
+
+
+@st.composite
+def loss_inputs(
+    draw,
+    rows=(1, 3),
+    tokens=(1, 3),
+    vocabulary=(1, 4),
+    gap=2.5,
+    far=True,
+    per_token=None,
+    masked=None,
+    dtype=torch.float64,
+):
+    """:class:`LossInputs` with ratios on both sides of every clip and clamp.
+
+    Args:
+        rows, tokens, vocabulary: ranges of ``B``, ``T`` and ``V``.
+        gap: old and reference log-probs are up to this far from the policy's (the reference's up to twice as far).
+        far: let a gap also be 30, beyond the clamps.
+        per_token: advantages ``(B, T)`` instead of ``(B,)``.
+        masked: ragged masks; False: everything counts.
+        dtype: of all but tokens and mask.
+    """
+    b, t, v = draw(st.integers(*rows)), draw(st.integers(*tokens)), draw(st.integers(*vocabulary))
+    logits = draw(tensors((b, t, v), near(6), dtype))
+    chosen = draw(tensors((b, t), of(*range(v)), torch.int64))
+    logps = logits.double().log_softmax(dim=-1).gather(-1, chosen[..., None])[..., 0].to(dtype)
+    old_logps = logps + draw(tensors((b, t), gaps(gap, far), dtype))
+    ref_logps = logps + draw(tensors((b, t), gaps(2 * gap, far), dtype))
+    per_token = draw(st.booleans()) if per_token is None else per_token
+    advantages = draw(tensors((b, t) if per_token else (b,), near(2), dtype))
+    masked = draw(st.booleans()) if masked is None else masked
+    mask = draw(tensors((b, t), of(True, False), torch.bool)) if masked else torch.ones(b, t, dtype=torch.bool)
+    return LossInputs(logits, chosen, logps, old_logps, advantages, mask, ref_logps)
+
+
+@functools.cache
+def weights():
+    """Options of a signal, any of them left out: ``{"weight": w, "negative_weight": w_neg}``."""
+    some = {"weight": st.sampled_from([1.0, 0.5, 2.0]), "negative_weight": st.sampled_from([1.0, 0.25, 0.0])}
+    return st.fixed_dictionaries({}, optional=some)
+
+
+@functools.cache
+def norms():
+    """Options of an advantage estimator, any of them left out."""
+    return st.fixed_dictionaries({}, optional={"normalize": st.booleans(), "eps": st.sampled_from([1e-6, 0.5])})
+
+
+@functools.cache
+def loss_options():
+    """Options of a loss, any of them left out."""
+    some = {
+        "clip_low": st.sampled_from([0.0, 0.2, 0.5]),
+        "clip_high": st.sampled_from([0.28, 0.0, 1.0]),
+        "dual_clip": st.sampled_from([1.5, 3.0, 1e10]),  # the last lets the clamp of the ratio be seen
+        "kl_coef": st.sampled_from([0.0, 0.1, 2.0]),
+        "aggregate": st.sampled_from(AGGREGATES),
+    }
+    return st.fixed_dictionaries({}, optional=some)

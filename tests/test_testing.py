@@ -1,0 +1,513 @@
+"""The test kit itself: its strategies reach every corner, each law bites, both paths keep them, and what a user sees."""
+
+import functools
+import math
+import re
+import subprocess
+import sys
+
+import hypothesis
+import pytest
+import torch
+
+from recast_ref import fast, reference, testing
+from recast_ref.cli import main
+from recast_ref.testing import examples, loops
+from recast_ref.testing.checking import standard
+
+# ---- the strategies
+
+
+def reached(strategy, wanted, examples=1500):
+    """Whether an example of that sort is drawn, always by the same draws."""
+    phases = [hypothesis.Phase.generate]
+    settings = hypothesis.settings(max_examples=examples, database=None, derandomize=True, deadline=None, phases=phases)
+    try:
+        hypothesis.find(strategy, wanted, settings=settings)
+    except hypothesis.errors.NoSuchExample:
+        return False
+    return True
+
+
+def tied(x):
+    return any(len(set(row)) < len(row) for row in x.tolist())
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    {
+        "all-zero": lambda g: (g.rewards == 0).all(),
+        "single-hit": lambda g: ((g.rewards > 0).sum(1) == 1).all() and g.rewards.shape[1] == 5,
+        "multi-hit": lambda g: ((g.rewards > 0).sum(1) > 1).any(),
+        "all hit": lambda g: (g.rewards > 0).all() and g.rewards.shape[1] > 1,
+        "every regime in one batch": lambda g: set(reference.group_regimes(g.rewards).tolist()) == {0, 1, 2},
+        "graded": lambda g: ((g.rewards > 0) & (g.rewards < 1)).any() and (g.rewards > 1).any(),
+        "tied positives": lambda g: any((row == row.max()).sum() > 1 for row in g.rewards if row.max() > 0),
+        "tied for the lowest": lambda g: any((u == u.min()).sum() > 1 for u in g.scores[(g.rewards == 0).all(1)]),
+        "tied keys": lambda g: tied(g.tie_break),
+        "no tie": lambda g: g.scores.shape[1] > 3 and not tied(g.scores) and not tied(g.tie_break),
+        "a miss of score 1": lambda g: ((g.scores == 1) & (g.rewards == 0)).any(),
+        "infinite score": lambda g: g.scores.isinf().any(),
+        "not repairable": lambda g: (~g.repairable & (g.rewards == 0).all(1)).any(),
+        "a group of one": lambda g: g.rewards.shape[1] == 1,
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_groups_reach(wanted):
+    assert reached(testing.sparse_hit_groups(), wanted[1])
+
+
+def test_groups_keep_to_what_is_asked():
+    def all_of(strategy, holds):
+        return not reached(strategy, lambda g: not holds(g), examples=100)
+
+    assert all_of(testing.sparse_hit_groups(hit_rate=0.0), lambda g: (g.rewards == 0).all())
+    assert all_of(testing.sparse_hit_groups(hit_rate=1.0), lambda g: (g.rewards > 0).all())
+    assert all_of(testing.sparse_hit_groups(graded=False), lambda g: ((g.rewards == 0) | (g.rewards == 1)).all())
+    assert all_of(testing.sparse_hit_groups(ties=False), lambda g: not tied(g.scores) and not tied(g.tie_break))
+    assert all_of(testing.sparse_hit_groups(size=(2, 2), prompts=(0, 1)), lambda g: g.rewards.shape in ((0, 2), (1, 2)))
+    assert all_of(testing.sid_groups(padding=False), lambda s: (s.predictions >= 0).all() and (s.targets >= 0).all())
+    assert all_of(
+        testing.loss_inputs(masked=False, far=False), lambda x: x.mask.all() and (x.logps - x.old_logps).abs().max() < 3
+    )
+    extremes = testing.sparse_hit_groups(extremes=True)
+    assert reached(extremes, lambda g: (g.rewards > 1e17).any()) and reached(
+        extremes, lambda g: (g.tie_break == -math.inf).any()
+    )
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    {
+        "a hit": lambda s: loops.hit_rewards(*s).any(),
+        "no hit": lambda s: s.predictions.numel() and s.targets.numel() and not loops.hit_rewards(*s).any(),
+        "every prefix": lambda s: (
+            {0.0, 0.01, 0.1, 1.0} <= {round(u, 3) for u in loops.structural_scores(*s).flatten().tolist()}
+        ),
+        "a duplicate": lambda s: any(len({tuple(p) for p in r}) < len(r) for q in s.predictions.tolist() for r in q),
+        "a padded SID": lambda s: s.predictions.shape[3] > 1 and ((s.predictions < 0).sum(-1) == 1).any(),
+        "no target": lambda s: (s.targets < 0).any(-1).all(-1).any(),
+        "an empty response": lambda s: (s.predictions < 0).any(-1).all(-1).any(),
+        "no overlap": lambda s: (
+            s.predictions.numel() > 9 and s.targets.numel() and loops.structural_scores(*s).sum() == 0
+        ),
+        "one level": lambda s: s.predictions.shape[3] == 1,
+        "several of each": lambda s: s.predictions.shape[2] == 3 and s.targets.shape[1] == 2,
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_sids_reach(wanted):
+    assert reached(testing.sid_groups(), wanted[1])
+
+
+def gap(x):
+    return x.logps - x.old_logps
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    {
+        "past the upper clip": lambda x: (gap(x).exp() > 1.28).any() and (gap(x) < 2).all(),
+        "past the lower clip": lambda x: (gap(x).exp() < 0.8).any() and (gap(x) > -2).all(),
+        "inside the clips": lambda x: ((gap(x) != 0) & (gap(x).abs() < 0.2)).any(),
+        "past the dual clip": lambda x: ((gap(x).exp() > 3) & x.mask & (gap(x) < 3)).any(),
+        "past the clamps": lambda x: (gap(x) > 20).any() and (gap(x) < -20).any(),
+        "kl past its clamp": lambda x: ((x.ref_logps - x.logps) > 20).any(),
+        "a ragged mask": lambda x: len(set(x.mask.sum(1).tolist())) > 1,
+        "a row of nothing": lambda x: (~x.mask).all(1).any() and x.mask.any(),
+        "all masked": lambda x: not x.mask.any(),
+        "an advantage a row": lambda x: (
+            x.advantages.dim() == 1 and (x.advantages < 0).any() and (x.advantages > 0).any()
+        ),
+        "an advantage a token": lambda x: x.advantages.dim() == 2 and x.advantages.unique().numel() > 2,
+        "a vocabulary of one": lambda x: x.logits.shape[2] == 1,
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_losses_reach(wanted):
+    assert reached(testing.loss_inputs(), wanted[1])
+
+
+def test_loss_inputs_are_consistent():
+    @hypothesis.given(testing.loss_inputs())
+    def logps_are_those_of_the_logits(x):
+        torch.testing.assert_close(reference.token_logps(x.logits, x.tokens), x.logps)
+
+    logps_are_those_of_the_logits()
+
+
+# ---- every law bites
+
+
+def altered(kind, change, before=None):
+    """The reference's function of a kind with its answer changed: ``change(answer, arguments)``."""
+    base = standard("reference", kind)
+
+    def variant(**given):
+        return change(base(**(before(given) if before else given)), given)
+
+    functools.update_wrapper(variant, base)
+    return variant
+
+
+def advantages(change):
+    def apply(answer, given):
+        return (
+            answer._replace(advantages=change(answer.advantages, given))
+            if hasattr(answer, "_replace")
+            else change(answer, given)
+        )
+
+    return apply
+
+
+def skipping(answer, given):
+    """No pair for anybody."""
+    nobody = torch.full_like(answer.positive, -1)
+    return answer._replace(positive=nobody, negative=nobody, advantages=torch.zeros_like(answer.advantages))
+
+
+def other_slot(rewards, scores, repairable=None, tie_break=None):
+    return reference.repair(rewards, -scores, repairable, tie_break)
+
+
+def shift_with_width(answer, given):
+    return answer + given["logits"].stride(0) * 1e-3
+
+
+def index_keyed(answer, given):
+    return answer * torch.arange(1.0, answer.shape[1] + 1, dtype=answer.dtype)
+
+
+def in_place(answer, given):
+    given["rewards"].add_(1)
+    return answer
+
+
+def eager_repair(rewards, scores, repairable=None, tie_break=None):
+    return reference.repair(torch.where(rewards < 1, 0.0, rewards), scores, repairable, tie_break)
+
+
+def plain_logps(logits, tokens):
+    return (logits.exp() / logits.exp().sum(-1, keepdim=True)).gather(-1, tokens[..., None])[..., 0].log()
+
+
+def unmasked_loss(logps, old_logps, advantages, mask):
+    """No clip, no clamp, and the mask is multiplied on, as many first versions have it."""
+    advantages = advantages if advantages.dim() == 2 else advantages[:, None]
+    return -((logps - old_logps).exp() * advantages * mask).sum() / mask.sum()
+
+
+def loss(change):
+    return altered("policy_loss", change)
+
+
+def leaking(logps, old_logps, advantages, mask):
+    return (logps * advantages.sum()).sum() + old_logps.sum() * 0.5
+
+
+def raises(rewards, scores):
+    raise RuntimeError("boom\nmore")
+
+
+ADVANTAGES = advantages(lambda a, given: a * 2)
+FIRST_ROW = advantages(lambda a, given: a - a[:1].mean())
+
+BROKEN = {  # law -> a variant of some kind that breaks it
+    "form": ("recast", altered("recast", advantages(lambda a, given: a[:, None]))),
+    "agreement": ("recast", altered("recast", ADVANTAGES)),
+    "by_hand": ("structural_scores", altered("structural_scores", lambda u, given: u * 0.999)),
+    "pure": ("recast", altered("recast", in_place)),
+    "no_gradient": ("group_advantages", lambda rewards: rewards - rewards.mean(dim=1, keepdim=True)),
+    "locality": ("group_advantages", lambda rewards: rewards - rewards.mean()),
+    "concatenation": ("group_advantages", lambda rewards: rewards - rewards.mean()),
+    "permutation": ("group_advantages", altered("group_advantages", index_keyed)),
+    "strides": ("token_logps", altered("token_logps", shift_with_width)),
+    "empty": ("group_advantages", lambda rewards: rewards - rewards.amax(dim=1, keepdim=True)),
+    "empty_batch": ("policy_loss", unmasked_loss),
+    "same_gradient": ("policy_loss", loss(lambda x, given: x._replace(loss=x.loss * 2 - x.loss.detach()))),
+    "gradient_is_the_difference": ("policy_loss", loss(lambda x, given: x._replace(loss=x.loss * 2 - x.loss.detach()))),
+    "gradient_to_the_policy_alone": ("policy_loss", leaking),
+    "masked_has_no_influence": ("policy_loss", unmasked_loss),
+    "all_masked_is_zero": ("policy_loss", unmasked_loss),
+    "row_order": ("policy_loss", loss(lambda x, given: x._replace(loss=x.loss + given["logps"][0].sum()))),
+    "mean_of_parts": ("policy_loss", loss(lambda x, given: x._replace(loss=x.loss * len(given["mask"])))),
+    "one_advantage_a_row": (
+        "policy_loss",
+        loss(lambda x, given: x._replace(loss=x.loss * (1 if given["advantages"].dim() == 1 else 2))),
+    ),
+    "on_policy": ("policy_loss", loss(lambda x, given: x._replace(policy=-x.policy))),
+    "clip_stops": ("policy_loss", unmasked_loss),
+    "parts": ("policy_loss", loss(lambda x, given: x._replace(loss=x.policy + 0.5 * x.kl))),
+    "no_divergence": ("policy_loss", loss(lambda x, given: x._replace(kl=x.kl + 0.1))),
+    "widened": ("token_logps", altered("token_logps", lambda x, given: x.to(given["logits"].dtype))),
+    "finite_far_away": ("policy_loss", unmasked_loss),
+    "sums_to_one": ("token_logps", altered("token_logps", lambda x, given: x * 1.01)),
+    "shift_of_logits": ("token_logps", plain_logps),
+    "impossible_tokens": ("token_logps", altered("token_logps", lambda x, given: x.clamp(min=-100))),
+    "in_place_or_not": (
+        "logits_loss",
+        altered("logits_loss", lambda x, given: x._replace(loss=x.loss * (2 if given.get("inplace_backward") else 1))),
+    ),
+    "no_repair_with_a_hit": ("repair", eager_repair),
+    "repairs_what_it_can": ("repair", lambda rewards, scores, repairable=None: reference.repair(rewards, scores)),
+    "lowest_slot": ("repair", other_slot),
+    "touches_only_the_slot": ("repair", altered("repair", lambda x, given: x._replace(scores=given["scores"]))),
+    "repairs_once": ("repair", altered("repair", lambda x, given: x._replace(rewards=torch.zeros_like(x.rewards)))),
+    "sparsity": ("contrast", lambda rewards, scores: reference.group_advantages(rewards)),
+    "zero_sum": ("contrast", altered("contrast", advantages(lambda a, given: a.clamp(min=0)))),
+    "marks": ("contrast", altered("contrast", lambda x, given: x._replace(negative=x.positive))),
+    "strongest_positive": ("contrast", lambda rewards, scores: reference.contrast((rewards > 0).float(), scores)),
+    "hardest_negative": ("contrast", lambda rewards, scores: reference.contrast(rewards, -scores)),
+    "learnable": ("recast", altered("recast", skipping)),
+    "silent": ("group_advantages", lambda rewards: rewards.detach()),
+    "signs": ("contrast", altered("contrast", advantages(lambda a, given: -a))),
+    "monotone": ("group_advantages", altered("group_advantages", lambda a, given: -a)),
+    "offset_invariance": ("group_advantages", lambda rewards: rewards.detach() / (1 + rewards.sum(1, keepdim=True))),
+    "spread_is_one": ("group_advantages", lambda rewards: reference.group_advantages(rewards, eps=1e-4)),
+    "scale_of_rewards": ("group_regimes", lambda rewards: rewards.sum(dim=1).long().clamp(max=2)),
+    "only_the_order_of_scores": ("repair", lambda rewards, scores: reference.repair(rewards, scores.abs())),
+    "ties": ("contrast", lambda rewards, scores, tie_break=None: reference.contrast(rewards, scores)),
+    "dtype": ("contrast", altered("contrast", advantages(lambda a, given: a.float()))),
+    "finite": ("group_advantages", lambda rewards: rewards.detach() * 1e25),
+    "prefix": ("branch_mask", lambda positive_tokens, negative_tokens: positive_tokens != negative_tokens),
+    "symmetry": ("branch_mask", lambda positive_tokens, negative_tokens: positive_tokens > negative_tokens),
+    "renaming_tokens": ("branch_mask", lambda positive_tokens, negative_tokens: positive_tokens > 1),
+    "sets": (
+        "structural_scores",
+        altered("structural_scores", lambda u, given: u / (1 + given["predictions"].shape[2])),
+    ),
+    "between_0_and_1": ("structural_scores", altered("structural_scores", lambda u, given: u * 100)),
+    "exact_match_is_best": ("hit_rewards", altered("structural_scores", lambda u, given: u * 10)),
+    "renaming": (
+        "hit_rewards",
+        altered("hit_rewards", lambda r, given: r * (given["predictions"] != 0).all(-1).any(-1)),
+    ),
+    "ten_times_a_code": ("structural_scores", altered("structural_scores", lambda u, given: u.sqrt())),
+}
+
+
+def test_every_law_is_in_the_table():
+    assert list(BROKEN) == list(testing.LAWS) or set(BROKEN) == set(testing.LAWS)
+
+
+@pytest.mark.parametrize("law", BROKEN)
+def test_a_law_bites(law):
+    kind, variant = BROKEN[law]
+    outcome = testing.check(variant, laws=[law], kind=kind, examples=300)[law]
+    assert outcome.status == "BROKEN" and outcome.message, outcome
+    # The line under it reproduces it.
+    assert "replay(" in outcome.line
+    names = {"variant": variant}
+    if "test_testing" in outcome.line or ", recast_ref" in outcome.line:  # named after what it wraps
+        outcome.line = re.sub(r"replay\('(\w+)', [\w.]+,", r"replay('\1', variant,", outcome.line).replace(
+            ", test_testing;", ";"
+        )
+    if "kind=" not in outcome.line:
+        outcome.line = outcome.line.replace("variant,", f"variant, kind={kind!r},", 1)
+    with pytest.raises(AssertionError) as caught:
+        exec(outcome.line, names)
+    assert str(caught.value) == outcome.message
+    assert all(len(row) <= 100 for row in outcome.table.splitlines())
+
+
+# ---- both paths keep them
+
+
+@pytest.mark.parametrize("kind", [kind for kind in testing.KINDS if kind != "token_advantages"])
+@pytest.mark.parametrize("path, against", [("reference", "loops"), ("fast", "reference")])
+def test_both_paths_keep_the_laws(path, against, kind):
+    report = testing.check(standard(path, kind), against=against, examples=15)
+    assert [outcome.law for outcome in report.outcomes if outcome.status != "holds"] == [], str(report)
+
+
+def test_against_itself_there_is_nothing_to_agree_with():
+    outcome = testing.check(reference.recast, laws=["agreement"], examples=5)["agreement"]
+    assert str(outcome) == "agreement                    not applicable: it would be compared with itself"
+
+
+test_as_pytest_sees_it = testing.suite(examples.recast_by_sorting, examples=10, against="fast")
+test_the_published_losses = testing.suite(fast.policy_loss, laws=["agreement", "same_gradient"], examples=30)
+
+
+# ---- what a report says
+
+
+@testing.breaks("signs", because="on purpose")
+def declared(rewards, scores):
+    return reference.recast(rewards, scores)
+
+
+def test_declared_broken_and_it_holds():
+    report = testing.check(declared, laws=["signs", "ties"], examples=7)
+    assert report.ok
+    assert "declared broken, but no counterexample in 7 examples" in str(report["signs"])
+    with pytest.warns(UserWarning, match="declared broken"):
+        testing.suite(declared, laws=["signs"], examples=7)("signs")
+
+
+def test_suite_fails_skips_and_expects_to_fail():
+    with pytest.raises(AssertionError, match="replay"):
+        testing.suite(examples.recast_with_a_bug)("no_repair_with_a_hit")
+    with pytest.raises(pytest.skip.Exception, match="answers no slot"):
+        testing.suite(lambda rewards, scores: torch.zeros_like(rewards))("no_repair_with_a_hit")
+    with pytest.raises(pytest.xfail.Exception, match="stands alone"):
+        testing.suite(examples.branch_point)("zero_sum")
+
+
+def test_an_exception_is_a_counterexample():
+    report = testing.check(raises, laws=["form", "zero_sum"], examples=5)
+    assert report["form"].message == "raised RuntimeError: boom"
+    assert str(report["zero_sum"]).endswith("not applicable: its answers have not the right form")
+    with pytest.raises(AssertionError, match="boom"):
+        report.assert_holds()
+
+
+@pytest.mark.parametrize(
+    "answer, words",
+    [
+        (lambda r: r[:, None], r"advantages: answered shape \(1, 1, 1\), expected \(Q, G\) = \(1, 1\)"),
+        (lambda r: None, "answered a NoneType, expected a tensor"),
+        (lambda r: (r, r), r"answered a tuple of 2, expected a tensor \(advantages\) or the fields slot, positive"),
+        (lambda r: r.long(), "advantages: answered torch.int64, expected float"),
+        (lambda r: {"slot": torch.zeros(len(r)).long()}, "answered no advantages"),
+        (lambda r: {"slot": torch.full((len(r),), 9), "advantages": r}, "expected -1 or a response, 0 to 0"),
+    ],
+)
+def test_wrong_answers_in_words(answer, words):
+    assert re.search(words, testing.check(lambda rewards, scores: answer(rewards), laws=["form"])["form"].message)
+
+
+def test_a_variant_that_does_not_repeat_itself():
+    answers = iter(range(10**6))
+    report = testing.check(lambda rewards: rewards * 0 + next(answers), laws=["agreement", "pure"], examples=20)
+    assert not report["pure"].message == "" and not report.ok
+
+
+def test_kinds_by_signature():
+    def kind(variant):
+        return testing.check(variant, laws=["form"], against=None, examples=1).kind
+
+    assert kind(lambda rewards, scores, logps: rewards.detach()) == "recast"
+    assert kind(lambda rewards: rewards) == "group_advantages"
+    assert kind(lambda responses, targets: responses.float()) == "token_advantages"
+    assert kind(lambda predictions, targets: predictions.float().sum((2, 3))) == "structural_scores"
+    assert kind(lambda predictions, targets, tie_break: tie_break) == "recast_from_sids"
+    assert kind(lambda logits, tokens: logits.sum(-1)) == "token_logps"
+    assert kind(lambda logits, tokens, old_logps: logits.sum()) == "logits_loss"
+    assert kind(lambda logps, old_logps, advantages, mask: logps.sum()) == "policy_loss"
+    assert kind(fast.repair) == "repair"
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: testing.check(lambda a: a), "are those of no kind; give one: structural_scores"),
+        (
+            lambda: testing.check(lambda rewards, scores, colour: 0),
+            "nothing is known to give for its argument 'colour'",
+        ),
+        (
+            lambda: testing.check(declared, laws=["zero"]),
+            "there is no law 'zero' about recast; there are form, agreement",
+        ),
+        (lambda: testing.check(declared, laws=["sets"]), "there is no law 'sets' about recast"),
+        (lambda: testing.check(declared, kind="rule"), "kind: expected one of structural_scores"),
+        (
+            lambda: testing.check(declared, against="slow"),
+            "against: expected reference, fast, loops, a function or None",
+        ),
+        (lambda: testing.breaks("zero"), "there is no law 'zero'"),
+    ],
+)
+def test_bad_arguments_are_named(call, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        call()
+
+
+def test_the_same_seed_finds_the_same():
+    first, again = (str(testing.check(examples.recast_with_a_bug, laws=["signs"], seed=3)) for _ in range(2))
+    assert first == again
+
+
+# ---- the command line
+
+RUN = [sys.executable, "-m", "recast_ref", "check"]
+
+
+def run(*arguments, cwd=None):
+    return subprocess.run([*RUN, *arguments], capture_output=True, text=True, cwd=cwd, timeout=300)
+
+
+@pytest.mark.parametrize(
+    "name, code, words",
+    [
+        ("recast_by_sorting", 0, "as recast, against reference: 26 holds"),
+        ("branch_point", 0, "14 holds, 3 broken on purpose"),
+        ("recast_by_logp", 0, "23 holds, 2 broken on purpose, 1 not applicable"),
+        ("recast_with_a_bug", 1, "no_repair_with_a_hit         BROKEN: repaired although it has a hit"),
+    ],
+)
+def test_the_examples(name, code, words):
+    laws = ["--laws", "form", "no_repair_with_a_hit", "ties"] if code else []
+    result = run(f"recast_ref.testing.examples:{name}", "--examples", "50" if code else "20", *laws)
+    assert result.returncode == code, result.stdout + result.stderr
+    assert words in result.stdout and not result.stderr
+
+
+MINE = """
+import torch
+
+def spread(rewards, scores):
+    hit = (rewards > 0).float()
+    return hit / hit.sum(1, keepdim=True).clamp(min=1) - (1 - hit) / (1 - hit).sum(1, keepdim=True).clamp(min=1)
+
+number = 3
+"""
+
+
+def test_check_a_file_here(tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
+    result = run("mine:spread", "--laws", "sparsity", "signs", "--seed", "1", "--against", "none", cwd=tmp_path)
+    assert result.returncode == 1 and "mine.spread as recast, against nothing: 1 BROKEN, 1 holds" in result.stdout
+    line = next(line for line in result.stdout.splitlines() if "replay(" in line).strip()
+    again = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, cwd=tmp_path)
+    assert again.returncode == 1 and "more than one response above 0, or below" in again.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ([], "check needs a function: package.module:function (or --list)"),
+        (["mine"], "expected package.module:function, got 'mine'"),
+        (["nowhere:f"], "nowhere:f: No module named 'nowhere'"),
+        (["mistaken:f"], "mistaken:f: module 'mistaken' has no attribute 'f'"),
+        (["mistaken:number"], "mistaken:number: expected a function, got int"),
+        (["bad:f"], "bad:f: "),
+        (["mistaken:spread", "--laws", "zero"], "there is no law 'zero' about recast"),
+        (["mistaken:spread", "--examples", "0"], "--examples: expected a whole number, at least 1, got '0'"),
+        (["mistaken:spread", "--against", "slow"], "against: expected reference, fast, loops"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(arguments, words, tmp_path, monkeypatch, capsys):
+    (tmp_path / "mistaken.py").write_text(MINE)
+    (tmp_path / "bad.py").write_text("def f(:")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "mistaken", raising=False)
+    with pytest.raises(SystemExit) as stop:
+        main(["check", *arguments])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and words in error and error.count("\n") == 1
+
+
+def test_the_list_of_laws():
+    result = run("--list")
+    assert result.returncode == 0
+    assert [line.split()[0] for line in result.stdout.splitlines()] == list(testing.LAWS)
+
+
+def test_without_hypothesis():
+    code = "import sys; sys.modules['hypothesis'] = None\nimport recast_ref.testing"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "ImportError: recast_ref.testing needs hypothesis: pip install recast-ref[test]" in result.stderr
