@@ -54,6 +54,11 @@ def why_no_cuda():
 
     if CUDA_HOME is None or not (Path(CUDA_HOME) / "bin" / "nvcc").exists():
         return "nvcc is not here"
+    if not (Path(CUDA_HOME) / "include" / "cuda_runtime.h").exists():
+        return f"CUDA's headers are not in {CUDA_HOME}, set CUDA_HOME to where they are"
+    version = (Path(CUDA_HOME) / "include" / "cuda.h").read_text().partition("#define CUDA_VERSION ")[2].split()
+    if version and int(version[0]) // 1000 != int(torch.version.cuda.split(".")[0]):
+        return f"{CUDA_HOME} has CUDA {int(version[0]) // 1000}, and torch is for CUDA {torch.version.cuda}"
     return None
 
 
@@ -157,7 +162,9 @@ def _build(target):
                     build_directory=folder,
                 )
             except (RuntimeError, OSError) as error:
-                raise ImportError(f"recast_ref.fast: compiling failed. {REMEDY}\n{error}") from error
+                raise ImportError(
+                    f"recast_ref.fast: compiling failed (RECAST_CUDA=0 leaves the CUDA kernels out). {REMEDY}\n{error}"
+                ) from error
             os.replace(Path(folder) / "_C.so", target)
             return module
 

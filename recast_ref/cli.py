@@ -291,7 +291,9 @@ def _fast_path():
         return str(error).splitlines()[0]
     without = _library.why_no_cuda()
     kernels = f"without CUDA kernels: {without}" if without else f"CUDA kernels for {', '.join(_library.ARCHITECTURES)}"
-    return f"{f'ready ({path})' if path else 'not built yet: compiled when recast_ref.fast is first imported'}; {kernels}"
+    return (
+        f"{f'ready ({path})' if path else 'not built yet: compiled when recast_ref.fast is first imported'}; {kernels}"
+    )
 
 
 if __name__ == "__main__":

@@ -51,6 +51,13 @@ def test_no_compiler(tmp_path):
     assert "building it needs a C++ compiler, which is not here" in result.stderr
 
 
+def test_no_two_sources_make_the_same_object():
+    """setuptools names an object after its source without the suffix, ninja after that without the folder."""
+    files = [path for path in library.sources().rglob("*") if path.suffix in (".cpp", ".cu")]
+    for names in ([path.with_suffix("") for path in files], [path.name for path in files]):
+        assert len(names) == len(set(names))
+
+
 def test_build_info():
     info = fast.build_info()
     assert torch.__version__.startswith(info["torch"]) and info["flags"].startswith("-O3")

@@ -260,6 +260,25 @@ def test_inplace_backward_of_long_rows(dtype, size):
     assert torch.equal(got == 0, expected == 0) and expected[0, 0, 0] != 0
 
 
+def test_inplace_backward_refuses_rows_that_are_not_apart():
+    base = torch.randn(6, 2, 3, generator=torch.Generator().manual_seed(0))
+    whole = base.permute(1, 2, 0).contiguous()
+    layouts = {
+        "a row is not in one piece": base.permute(1, 2, 0),
+        "all rows are one": whole[:1, :1].expand(2, 3, 6),
+        "rows overlap": torch.arange(11.0).as_strided((2, 3, 6), (3, 1, 1)),
+    }
+    for words, logits in layouts.items():
+        with pytest.raises(ValueError, match="contiguous in memory and do not overlap"):
+            pair_loss(fast, logits.detach().requires_grad_(), inplace_backward=True).loss.backward()
+            pytest.fail(words)
+    for logits in (whole.transpose(0, 1).contiguous().transpose(0, 1), torch.cat([whole, whole], dim=2)[..., :6]):
+        leaf = logits.detach().requires_grad_()
+        expected = torch.autograd.grad(pair_loss(reference, leaf).loss, leaf)[0]
+        got = torch.autograd.grad(pair_loss(fast, leaf, inplace_backward=True).loss, leaf)[0]
+        torch.testing.assert_close(got, expected)
+
+
 def test_inplace_backward_reaches_the_parameters():
     weight = torch.randn(5, 6, generator=torch.Generator().manual_seed(0), requires_grad=True)
     states = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(1))

@@ -59,8 +59,10 @@ def test_loss_and_gradient_are_as_precise_as_pytorch(generator, dtype, rows, siz
     exact = loss_and_gradient(reference.logits_loss, inputs[0].double(), *inputs[1:])
     plain = loss_and_gradient(reference.logits_loss, *inputs)
     ours = loss_and_gradient(fast.logits_loss, *inputs, inplace_backward=inplace)
-    for got, theirs, truth in zip(ours, plain, exact):
-        floor = 8 * torch.finfo(got.dtype).eps * truth.abs().max().clamp(min=1e-30)
+    # Where PyTorch is exact by luck, or is itself the truth: a loss is a sum of advantages that may cancel, and a log-prob
+    # is a difference of numbers of some 16.
+    for got, theirs, truth, size in zip(ours, plain, exact, (inputs[3].abs().max(), exact[1].abs().max())):
+        floor = 64 * torch.finfo(got.dtype).eps * size
         assert (got.double() - truth).abs().max() <= max(2 * (theirs.double() - truth).abs().max(), floor)
 
 
@@ -179,6 +181,20 @@ def test_in_place_needs_no_memory_of_the_size_of_the_logits(generator, dtype):
     (gradient,) = torch.autograd.grad(loss, leaf)
     assert gradient.data_ptr() == leaf.data_ptr()
     assert torch.cuda.max_memory_allocated() - before < 0.01 * logits.nbytes
+
+
+def test_in_place_needs_rows_apart(generator):
+    logits, *rest = loss_inputs(generator, rows=8, size=100)
+    rows_of_none = logits.permute(2, 0, 1).contiguous().permute(1, 2, 0)
+    same_row = logits[:1].expand(8, -1, -1)
+    for x in (rows_of_none, same_row):
+        with pytest.raises(ValueError, match="rows that are contiguous in memory and do not overlap"):
+            loss_and_gradient(
+                lambda leaf, *rest, x=x, **o: fast.logits_loss(x.requires_grad_(), *rest, **o),
+                x,
+                *rest,
+                inplace_backward=True,
+            )
 
 
 def test_in_place_only_the_loss_has_a_gradient(generator):

@@ -6,8 +6,11 @@
 #include <ATen/core/Tensor.h>
 #include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
+#include <utility>
+#include <vector>
 
 #define RECAST_DISPATCH(type, ...)                                                                           \
   AT_DISPATCH_SWITCH(type, "recast", AT_DISPATCH_CASE(at::kFloat, __VA_ARGS__) AT_DISPATCH_CASE(at::kDouble, __VA_ARGS__) \
@@ -113,6 +116,24 @@ inline void check_logits(const at::Tensor& logits, const at::Tensor& tokens, con
 }
 
 inline at::ScalarType wide(at::ScalarType type) { return type == at::kDouble ? at::kDouble : at::kFloat; }
+
+// A gradient can be written over logits only if each row lies whole in memory, and apart from all others.
+inline void check_inplace(const at::Tensor& logits) {
+  bool apart = logits.size(-1) <= 1 || logits.stride(-1) == 1;
+  std::vector<std::pair<int64_t, int64_t>> steps;  // stride and size of the dimensions before the last
+  for (int64_t d = 0; d + 1 < logits.dim(); ++d) {
+    if (logits.size(d) > 1) steps.emplace_back(logits.stride(d), logits.size(d));
+  }
+  std::sort(steps.begin(), steps.end());
+  int64_t reach = logits.size(-1);
+  for (const auto& [stride, size] : steps) {
+    apart &= stride >= reach;
+    reach = stride * size;
+  }
+  TORCH_CHECK_VALUE(apart || logits.numel() == 0,
+                    "logits: inplace_backward needs rows that are contiguous in memory and do not overlap; got strides ",
+                    logits.strides(), " for shape ", logits.sizes());
+}
 
 // Rows that lie whole in memory, wherever they begin.
 inline at::Tensor with_whole_rows(const at::Tensor& logits) {

@@ -234,8 +234,7 @@ at::Tensor token_logps_backward(const at::Tensor& grad, const at::Tensor& logits
 
 void token_logps_backward_(const at::Tensor& grad, at::Tensor logits, const at::Tensor& tokens, const at::Tensor& lse,
                            const Optional& mask) {
-  TORCH_CHECK_VALUE(logits.is_non_overlapping_and_dense() || logits.stride(-1) == 1,
-                    "logits: inplace_backward needs rows that are contiguous in memory");
+  check_inplace(logits);
   write_gradient(grad, logits, tokens, lse, mask, logits);
   logits.unsafeGetTensorImpl()->bump_version();  // what saved these logits must not be used again
 }

@@ -25,7 +25,19 @@ __device__ __forceinline__ int64_t token_of(const LogitRows& rows, int64_t row) 
   return token;
 }
 
-__device__ __forceinline__ float exp_of(float x) { return __expf(x); }
+constexpr float kLog2E = 1.44269504f;
+
+__device__ __forceinline__ float power_of_two(float x) {
+#ifdef __CUDA_ARCH__
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return std::exp2(x);
+#endif
+}
+
+__device__ __forceinline__ float exp_of(float x) { return power_of_two(x * kLog2E); }
 __device__ __forceinline__ double exp_of(double x) { return std::exp(x); }
 
 // Sixteen bytes of a row.
@@ -65,22 +77,25 @@ struct Stretch {
     for (int64_t i = place(vectors) + threadIdx.x; i < end; i += blockDim.x) body(i);
   }
 
-  // use(v, load(v)) for every vector, with four loads under way before the first use.
-  template <typename Load, typename Use>
-  __device__ __forceinline__ void each_vector(const Load& load, const Use& use) const {
-    constexpr int kAhead = 4;
-    const int64_t step = blockDim.x;
-    int64_t v = threadIdx.x;
-    for (; v + (kAhead - 1) * step < vectors; v += kAhead * step) {
-      uint4 bits[kAhead];
-#pragma unroll
-      for (int j = 0; j < kAhead; ++j) bits[j] = load(v + j * step);
-#pragma unroll
-      for (int j = 0; j < kAhead; ++j) use(v + j * step, Vector<T>::of(bits[j]));
-    }
-    for (; v < vectors; v += step) use(v, Vector<T>::of(load(v)));
-  }
 };
+
+// use(v, load(v)) for the vectors 0 .. count, with four loads under way before the first use. A thread always gets the same.
+template <typename T, typename Load, typename Use>
+__device__ __forceinline__ void each_vector(int64_t count, const Load& load, const Use& use) {
+  constexpr int kAhead = 4;
+  const int64_t step = blockDim.x;
+  for (int64_t v = threadIdx.x; v < count; v += kAhead * step) {
+    uint4 bits[kAhead];
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      if (v + j * step < count) bits[j] = load(v + j * step);
+    }
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      if (v + j * step < count) use(v + j * step, Vector<T>::of(bits[j]));
+    }
+  }
+}
 
 // The log-sum-exp as it is read: the sum is relative to the largest so far. -inf adds nothing; NaN and +inf end as NaN.
 template <typename W>
@@ -99,7 +114,7 @@ struct RunningSum {
     }
     const W origin = largest == -INFINITY ? W(0) : largest;  // -inf - -inf would be NaN
 #pragma unroll
-    for (int i = 0; i < n; ++i) sum += exp_of(widen(values[i]) - origin);
+    for (int i = 0; i < n; ++i) sum += exp_of(widen(values[i]) - origin);  // exactly 1 at the largest
   }
 };
 
@@ -133,35 +148,49 @@ __device__ __forceinline__ double log_of(const Part& part) {
 }
 
 // The gradient of one row: -grad * softmax, and grad * (1 - p) at the token. In half precision, adding grad to the rounded
-// softmax there would leave its rounding error. Whoever holds the token's logit works out its gradient: in place, nobody
-// else could be sure to read the logit before it is overwritten.
+// softmax there would leave its rounding error. The thread that holds the token's logit remembers it and writes its gradient
+// last: in place, nobody else could be sure to read the logit before it is overwritten.
 template <typename T>
 struct RowGradient {
   double lse, grad;
   int64_t token;
-  Wide<T> high, low, scale;
+  Wide<T> high, low, scale;  // the log-sum-exp in two parts
+  bool mine = false;
+  Wide<T> logit = 0;
 
   __device__ __forceinline__ RowGradient(double lse_, double grad_, int64_t token_)
       : lse(lse_), grad(grad_), token(token_), high(static_cast<Wide<T>>(lse_)), low(static_cast<Wide<T>>(lse_ - high)),
         scale(static_cast<Wide<T>>(-grad_)) {}
 
-  __device__ __forceinline__ T at_token(T x) const { return narrow<T>(grad * -std::expm1(widen(x) - lse)); }
-  __device__ __forceinline__ T elsewhere(T x) const { return narrow<T>(exp_of((widen(x) - high) - low) * scale); }
-  __device__ __forceinline__ T of(T x, int64_t i) const { return i == token ? at_token(x) : elsewhere(x); }
-
-  __device__ __forceinline__ uint4 of(const Vector<T>& x, int64_t i) const {
+  __device__ __forceinline__ T at(T x, int64_t i) {
+    if (i == token) {
+      mine = true;
+      logit = widen(x);
+    }
+    return narrow<T>(softmax(x) * scale);
+  }
+  __device__ __forceinline__ uint4 at(const Vector<T>& x, int64_t i) {
     Vector<T> out;
 #pragma unroll
-    for (int j = 0; j < Vector<T>::kSize; ++j) out.values[j] = elsewhere(x.values[j]);
-    if (i <= token && token < i + Vector<T>::kSize) {
-#pragma unroll
-      for (int j = 0; j < Vector<T>::kSize; ++j) {
-        if (i + j == token) out.values[j] = at_token(x.values[j]);
-      }
-    }
+    for (int j = 0; j < Vector<T>::kSize; ++j) out.values[j] = at(x.values[j], i + j);
     return out.bits();
   }
+  __device__ __forceinline__ Wide<T> softmax(T x) const {
+    // One instruction less where the result is rounded so much that it cannot show.
+    if constexpr (sizeof(T) == 2) return power_of_two(fmaf(widen(x), kLog2E, -(high * kLog2E)));
+    return exp_of((widen(x) - high) - low);
+  }
+  __device__ __forceinline__ void finish(T* row) const {
+    if (mine) row[token] = narrow<T>(grad * -std::expm1(logit - lse));
+  }
 };
+
+template <typename T>
+__device__ __forceinline__ void zero_row(T* row, const Stretch<T>& stretch) {
+  stretch.each_single([&](int64_t i) { row[i] = narrow<T>(Wide<T>(0)); });
+  uint4* vectors = reinterpret_cast<uint4*>(row + stretch.place(0));
+  for (int64_t v = threadIdx.x; v < stretch.vectors; v += blockDim.x) __stcs(vectors + v, uint4{0, 0, 0, 0});
+}
 
 inline int threads_for(int64_t vectors, int most) {
   const int64_t wanted = ceil_div(vectors, kWarp) * kWarp;

@@ -9,56 +9,75 @@ namespace {
 
 constexpr int kThreads = 1024;
 
-struct Visit {  // what thread 0 tells the others of its block
+// What thread 0 reads, while the others read the row, and keeps to itself.
+struct Early {
+  int64_t token;
+  double logit, weight;
+  TokenArguments arguments;
+};
+
+struct Visit {  // what it tells the others
+  int64_t token;
   double lse, slope;
 };
 
 template <typename T>
-__device__ __forceinline__ double slope_of_token(const LossInputs& in, const RowSums* sums, const Totals* totals, int64_t i,
-                                                 double logp, void* logps) {
-  const int64_t b = i / in.t;
+__device__ __forceinline__ double slope_of_token(const LossInputs& in, const Early& early, int64_t i, double logp, void* logps) {
   static_cast<T*>(logps)[i] = static_cast<T>(logp);
-  const auto loss = loss_at<T>(in, b, i, static_cast<T>(logp));
-  return static_cast<T>(slope(in, loss, weight_of(in, sums[b], *totals), 1, 0, 0));  // as policy_loss_backward hands it on
+  const auto loss = loss_of<T>(in, early.arguments, static_cast<T>(logp));
+  return static_cast<T>(slope(in, loss, early.weight, 1, 0, 0));  // as policy_loss_backward hands it on
 }
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    visit_kernel(LogitRows rows, LossInputs in, const RowSums* sums, const Totals* totals, void* logps, int64_t cached) {
+    visit_kernel(LogitRows rows, LossInputs in, const RowSums* sums, const Totals* totals, void* logps, int64_t most_cached) {
   uint4* const cache = dynamic_shared();
   __shared__ Part shared[kWarp];
+  __shared__ Early early;
   __shared__ Visit visit;
   for (int64_t row = blockIdx.x; row < rows.count; row += gridDim.x) {
     T* data = row_of<T>(rows, row);
     const Stretch<T> stretch(data, 0, rows.size);
-    uint4* vectors = reinterpret_cast<uint4*>(data + stretch.place(0));
     if (!rows.mask[row]) {
-      stretch.each_single([&](int64_t i) { data[i] = narrow<T>(Wide<T>(0)); });
-      for (int64_t v = threadIdx.x; v < stretch.vectors; v += blockDim.x) __stcs(vectors + v, uint4{0, 0, 0, 0});
+      zero_row(data, stretch);
       continue;
     }
+    if (threadIdx.x == 0) {
+      const int64_t b = row / in.t;
+      early.token = token_of(rows, row);
+      early.logit = widen(data[early.token]);
+      early.weight = weight_of(in, sums[b], *totals);
+      early.arguments = arguments_of(in, b, row);
+    }
+    uint4* vectors = reinterpret_cast<uint4*>(data + stretch.place(0));
+    const int64_t cached = stretch.vectors < most_cached ? stretch.vectors : most_cached;
     RunningSum<Wide<T>> sum;
     stretch.each_single([&](int64_t i) { sum.add({data[i]}); });
-    stretch.each_vector([&](int64_t v) { return vectors[v]; },
-                        [&](int64_t v, const Vector<T>& x) {
-                          if (v < cached) cache[v] = x.bits();
-                          sum.add(x.values);
-                        });
+    each_vector<T>(cached, [&](int64_t v) { return __ldcs(vectors + v); },
+                   [&](int64_t v, const Vector<T>& x) {
+                     cache[v] = x.bits();
+                     sum.add(x.values);
+                   });
+    each_vector<T>(stretch.vectors - cached, [&](int64_t v) { return vectors[cached + v]; },
+                   [&](int64_t, const Vector<T>& x) { sum.add(x.values); });
     const Part whole = join_in_block(sum, shared);
-    const int64_t token = token_of(rows, row);
     if (threadIdx.x == 0) {
       const double lse = log_of(whole);
-      // As token_logps would have handed it on.
-      const double logp = static_cast<Wide<T>>(widen(data[token]) - lse);
-      visit = {lse, in.is_double ? slope_of_token<double>(in, sums, totals, row, logp, logps)
-                                 : slope_of_token<float>(in, sums, totals, row, logp, logps)};
+      const double logp = static_cast<Wide<T>>(early.logit - lse);  // as token_logps would have handed it on
+      visit = {early.token, lse, in.is_double ? slope_of_token<double>(in, early, row, logp, logps)
+                                              : slope_of_token<float>(in, early, row, logp, logps)};
     }
     __syncthreads();
-    const RowGradient<T> gradient(visit.lse, visit.slope, token);
-    stretch.each_single([&](int64_t i) { data[i] = gradient.of(data[i], i); });
-    // Each thread takes the vectors that it has put into the cache itself.
-    stretch.each_vector([&](int64_t v) { return v < cached ? cache[v] : vectors[v]; },
-                        [&](int64_t v, const Vector<T>& x) { __stcs(vectors + v, gradient.of(x, stretch.place(v))); });
+    RowGradient<T> gradient(visit.lse, visit.slope, visit.token);
+    stretch.each_single([&](int64_t i) { data[i] = gradient.at(data[i], i); });
+    // Backwards, as what was read last is likeliest to be in the second-level cache still; what each thread has put into
+    // shared memory itself can wait.
+    const int64_t last = stretch.vectors - 1;
+    each_vector<T>(stretch.vectors - cached, [&](int64_t v) { return vectors[last - v]; },
+                   [&](int64_t v, const Vector<T>& x) { __stcs(vectors + last - v, gradient.at(x, stretch.place(last - v))); });
+    each_vector<T>(cached, [&](int64_t v) { return cache[v]; },
+                   [&](int64_t v, const Vector<T>& x) { __stcs(vectors + v, gradient.at(x, stretch.place(v))); });
+    gradient.finish(data);
   }
 }
 
@@ -68,9 +87,15 @@ __global__ void scale_kernel(LogitRows rows, const void* factor_at, bool factor_
   if (factor == 1) return;  // the usual case, which costs a launch and nothing else
   for (int64_t row = blockIdx.x; row < rows.count; row += gridDim.x) {
     T* data = row_of<T>(rows, row);
-    for (int64_t i = threadIdx.x; i < rows.size; i += blockDim.x) {
-      data[i] = narrow<T>(static_cast<Wide<T>>(widen(data[i]) * factor));
-    }
+    const Stretch<T> stretch(data, 0, rows.size);
+    uint4* vectors = reinterpret_cast<uint4*>(data + stretch.place(0));
+    const auto scaled = [&](T x) { return narrow<T>(static_cast<Wide<T>>(widen(x) * factor)); };
+    stretch.each_single([&](int64_t i) { data[i] = scaled(data[i]); });
+    each_vector<T>(stretch.vectors, [&](int64_t v) { return vectors[v]; },
+                   [&](int64_t v, Vector<T> x) {
+                     for (T& value : x.values) value = scaled(value);
+                     vectors[v] = x.bits();
+                   });
   }
 }
 
@@ -90,18 +115,18 @@ void logps_and_gradient_of_rows(const LogitRows& rows, const LossInputs& in, con
                                 void* logps, cudaStream_t stream) {
   with_type(rows.dtype, [&](auto zero) {
     using T = decltype(zero);
-    const int64_t vectors = rows.size / Vector<T>::kSize;
-    const int threads = threads_for(vectors, kThreads);
+    const int threads = threads_for(rows.size / Vector<T>::kSize, kThreads);
     int64_t cached = 0;
     if (threads == kThreads) {  // one block a multiprocessor, which can have all of its shared memory
       constexpr int kOthers = 2048;  // bytes of the kernel's other shared variables, and some
       cached = (attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) - kOthers) / static_cast<int64_t>(sizeof(uint4));
-      if (cached > vectors) cached = vectors;
     }
     const size_t bytes = cached * sizeof(uint4);
-    const cudaError_t error =
-        cudaFuncSetAttribute(visit_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
-    if (error != cudaSuccess) throw std::runtime_error(std::string("recast: ") + cudaGetErrorString(error));
+    if (cached) {
+      const cudaError_t error =
+          cudaFuncSetAttribute(visit_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+      if (error != cudaSuccess) throw std::runtime_error(std::string("recast: ") + cudaGetErrorString(error));
+    }
     launch(visit_kernel<T>, rows.count, threads, bytes, stream, rows, in, sums, totals, logps, cached);
   });
 }
@@ -109,7 +134,8 @@ void logps_and_gradient_of_rows(const LogitRows& rows, const LossInputs& in, con
 void scale_rows(const LogitRows& rows, const void* factor, bool factor_is_double, cudaStream_t stream) {
   with_type(rows.dtype, [&](auto zero) {
     using T = decltype(zero);
-    launch(scale_kernel<T>, rows.count, threads_for(rows.size, kThreads), 0, stream, rows, factor, factor_is_double);
+    constexpr int64_t kMostBlocks = 1024;  // to return at once must cost little
+    launch(scale_kernel<T>, rows.count < kMostBlocks ? rows.count : kMostBlocks, 256, 0, stream, rows, factor, factor_is_double);
   });
 }
 

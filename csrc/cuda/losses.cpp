@@ -84,14 +84,9 @@ at::Tensor token_logps_backward(const at::Tensor& grad, const at::Tensor& logits
   return gradient;
 }
 
-void check_inplace(const at::Tensor& logits) {
-  check_dims(logits);
-  TORCH_CHECK_VALUE(logits.is_non_overlapping_and_dense() || logits.stride(-1) == 1,
-                    "logits: inplace_backward needs rows that are contiguous in memory");
-}
-
 void token_logps_backward_(const at::Tensor& grad, at::Tensor logits, const at::Tensor& tokens, const at::Tensor& lse,
                            const Optional& mask) {
+  check_dims(logits);
   check_inplace(logits);
   write_gradient(grad, RowTensors(logits, tokens, mask), lse, logits);
   logits.unsafeGetTensorImpl()->bump_version();  // what saved these logits must not be used again
@@ -172,6 +167,7 @@ Losses logits_loss_(at::Tensor logits, const at::Tensor& tokens, const at::Tenso
                     double kl_coef, c10::string_view aggregate) {
   const auto kept = mask.to(at::kBool);
   check_logits(logits, tokens, kept);
+  check_dims(logits);
   check_inplace(logits);
   const OnDeviceOf device(logits);
   const RowTensors rows(logits, tokens, kept);
@@ -200,6 +196,8 @@ Losses logits_loss_(at::Tensor logits, const at::Tensor& tokens, const at::Tenso
 }
 
 void scale_(at::Tensor gradient, const at::Tensor& factor) {
+  check_dims(gradient);
+  check_inplace(gradient);
   const OnDeviceOf device(gradient);
   scale_rows(rows_of(gradient), factor.const_data_ptr(), factor.scalar_type() == at::kDouble, device.stream);
   gradient.unsafeGetTensorImpl()->bump_version();

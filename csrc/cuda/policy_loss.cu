@@ -36,7 +36,7 @@ __global__ void row_kernel(LossInputs in, RowSums* sums, const Totals* totals) {
     double policy = 0, kl = 0, clipped = 0;
     for (int64_t i = b * in.t + threadIdx.x; i < (b + 1) * in.t; i += blockDim.x) {
       if (!in.mask[i]) continue;
-      const auto loss = loss_at<T>(in, b, i, static_cast<const T*>(in.logps)[i]);
+      const auto loss = loss_at<T>(in, b, i);
       policy += loss.policy;
       kl += loss.kl;
       clipped += loss.clipped;
@@ -81,7 +81,7 @@ __global__ void gradient_kernel(LossInputs in, const RowSums* sums, const Totals
     for (int64_t i = b * in.t + threadIdx.x; i < (b + 1) * in.t; i += blockDim.x) {
       T out = 0;
       if (in.mask[i]) {
-        const auto loss = loss_at<T>(in, b, i, static_cast<const T*>(in.logps)[i]);
+        const auto loss = loss_at<T>(in, b, i);
         out = static_cast<T>(slope(in, loss, weight, *grad_loss, *grad_policy, *grad_kl));
       }
       gradient[i] = out;

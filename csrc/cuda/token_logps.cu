@@ -23,8 +23,8 @@ __global__ void __launch_bounds__(kThreads) sum_kernel(LogitRows rows, int64_t p
       const Stretch<T> stretch(data, begin, begin + length < rows.size ? begin + length : rows.size);
       const uint4* vectors = reinterpret_cast<const uint4*>(data + stretch.place(0));
       stretch.each_single([&](int64_t i) { sum.add({data[i]}); });
-      stretch.each_vector([&](int64_t v) { return vectors[v]; },
-                          [&](int64_t, const Vector<T>& x) { sum.add(x.values); });
+      each_vector<T>(stretch.vectors, [&](int64_t v) { return vectors[v]; },
+                     [&](int64_t, const Vector<T>& x) { sum.add(x.values); });
     }
     const Part part = join_in_block(sum, shared);
     if (threadIdx.x == 0) out[job] = part;
@@ -46,7 +46,7 @@ __global__ void logp_kernel(LogitRows rows, int64_t parts, const Part* sums, Wid
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     gradient_kernel(LogitRows rows, int64_t parts, const double* grad, const double* lse, LogitRows gradient) {
   const int64_t length = part_size(rows.size, parts);
   for (int64_t job = blockIdx.x; job < rows.count * parts; job += gridDim.x) {
@@ -56,20 +56,21 @@ __global__ void __launch_bounds__(kThreads)
     const T* data = row_of<T>(rows, row);
     T* out = row_of<T>(gradient, row);
     if (rows.mask && !rows.mask[row]) {
-      for (int64_t i = begin + threadIdx.x; i < end; i += blockDim.x) out[i] = narrow<T>(Wide<T>(0));
+      zero_row(out, Stretch<T>(out, begin, end));
       continue;
     }
-    const RowGradient<T> at(lse[row], grad[row], token_of(rows, row));
+    RowGradient<T> at(lse[row], grad[row], token_of(rows, row));
     const Stretch<T> stretch(data, begin, end);
-    if (reinterpret_cast<uintptr_t>(data + begin) % sizeof(uint4) != reinterpret_cast<uintptr_t>(out + begin) % sizeof(uint4)) {
-      for (int64_t i = begin + threadIdx.x; i < end; i += blockDim.x) out[i] = at.of(data[i], i);
-      continue;
-    }
     const uint4* vectors = reinterpret_cast<const uint4*>(data + stretch.place(0));
     uint4* to = reinterpret_cast<uint4*>(out + stretch.place(0));
-    stretch.each_single([&](int64_t i) { out[i] = at.of(data[i], i); });
-    stretch.each_vector([&](int64_t v) { return vectors[v]; },
-                        [&](int64_t v, const Vector<T>& x) { __stcs(to + v, at.of(x, stretch.place(v))); });
+    if (reinterpret_cast<uintptr_t>(to) % sizeof(uint4) != 0) {  // rows that are not aligned alike
+      for (int64_t i = begin + threadIdx.x; i < end; i += blockDim.x) out[i] = at.at(data[i], i);
+    } else {
+      stretch.each_single([&](int64_t i) { out[i] = at.at(data[i], i); });
+      each_vector<T>(stretch.vectors, [&](int64_t v) { return vectors[v]; },
+                     [&](int64_t v, const Vector<T>& x) { __stcs(to + v, at.at(x, stretch.place(v))); });
+    }
+    at.finish(out);
   }
 }
 

@@ -169,7 +169,7 @@ inline unsigned __ballot_sync(unsigned, bool x) {
 
 inline bool __any_sync(unsigned mask, bool x) { return __ballot_sync(mask, x) != 0; }
 inline void __stcs(uint4* to, uint4 x) { *to = x; }
-inline float __expf(float x) { return std::exp2(x * 1.44269504f); }
+inline uint4 __ldcs(const uint4* from) { return *from; }
 
 // ---- the runtime
 

@@ -9,4 +9,4 @@
 
 #define CUDA CPU
 #include "../../csrc/cuda/losses.cpp"
-#include "../../csrc/cuda/selection.cpp"
+#include "../../csrc/cuda/select.cpp"
