@@ -175,7 +175,7 @@ def drift(results):
             axis.plot(steps, mean_curve(seeds, metric)[1], color=COLOURS[arm], label=arm)
         axis.set(title=metric, xlabel="step")
     axes[0].set_ylabel("nats")
-    if any(line.get_ydata().max() > 0 for line in axes[2].lines):
+    if any((line.get_ydata() > 0).any() for line in axes[2].lines):  # NaN before the first step
         axes[2].set_yscale("log")
     figure.legend(
         *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(results["arms"]), fontsize=8
