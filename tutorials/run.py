@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import difflib
 import io
+import linecache
 import os
 import re
 import sys
@@ -25,8 +26,10 @@ def run(path):
     """The text of a tutorial with what its cells print now. An error says which line of the file it comes from."""
     text, names, parts, end = path.read_text(), {"__name__": "__main__"}, [], 0
     for cell in CELL.finditer(text):
-        line = text[: cell.start("code")].count("\n")
-        code = compile("\n" * line + cell["code"], str(path), "exec")
+        # Under a name of its own, where tracebacks and torch.compile find the code and not the prose around it.
+        source, name = "\n" * text[: cell.start("code")].count("\n") + cell["code"], f"<{path.name}, {len(parts)}>"
+        linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+        code = compile(source, name, "exec")
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             exec(code, names)

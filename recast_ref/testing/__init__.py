@@ -19,7 +19,7 @@ except ImportError as error:
 from . import laws_any, laws_losses, laws_selection  # noqa: F401  (they register the laws)
 from .checking import Outcome, Report, breaks, check, replay
 from .kinds import KINDS, LawBroken, NotApplicable
-from .laws import LAWS, Law, laws_of
+from .laws import LAWS, Law, demand, law, laws_of, same
 from .strategies import loss_inputs, sid_groups, sparse_hit_groups
 from .suite import suite
 
@@ -33,6 +33,9 @@ __all__ = [
     "LAWS",
     "Law",
     "laws_of",
+    "law",
+    "demand",
+    "same",
     "KINDS",
     "LawBroken",
     "NotApplicable",

@@ -101,7 +101,7 @@ def check(variant, against="reference", laws=None, examples=100, seed=0, kind=No
 
     Args:
         variant: a function with leading arguments of a function of :mod:`recast_ref.reference`; it may leave some of the
-            others out.
+            others out. It is given what it names: nothing goes into ``**kwargs``.
         against: what it should agree with: ``"reference"``, ``"fast"`` or ``"loops"`` for the function of the kind there,
             a function, or None.
         laws: names of the laws, in their order. Default: all that are about the kind.

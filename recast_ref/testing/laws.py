@@ -56,11 +56,18 @@ class Law:
 
 
 def law(*kinds, more=None, table=None, **asked):
-    """Register the decorated function as a law about these kinds; its docstring's first paragraph is the statement."""
-    unknown = set(kinds) - set(KINDS)
-    assert not unknown, unknown
+    """Register the decorated function as a law about these kinds; its docstring's first paragraph is the statement.
+
+    Raises:
+        ValueError: there is no such kind, or the function has no docstring.
+    """
+    for kind in kinds:
+        if kind not in KINDS:
+            raise ValueError(f"law: there is no kind {kind!r}; there are {', '.join(KINDS)}")
 
     def register(function):
+        if not inspect.getdoc(function):
+            raise ValueError(f"law {function.__name__}: needs a docstring, which states it")
         statement = " ".join(inspect.getdoc(function).split("\n\n")[0].split())
         LAWS[function.__name__] = Law(function.__name__, kinds, statement, function, asked, more, table)
         return function

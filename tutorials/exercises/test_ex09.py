@@ -3,7 +3,7 @@ import torch
 
 from recast_ref import reference, testing
 from recast_ref.testing import examples
-from recast_ref.testing.laws import LAWS, law
+from recast_ref.testing import LAWS, law
 
 
 def weighted_pair(rewards, scores):

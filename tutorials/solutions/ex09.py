@@ -3,7 +3,8 @@
 import torch
 
 from recast_ref.testing import breaks
-from recast_ref.testing.laws import demand, index
+from recast_ref.testing import demand
+from recast_ref.testing.laws import index
 
 T = torch.tensor
 
