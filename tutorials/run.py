@@ -55,6 +55,7 @@ def main():
     parser.add_argument("--check", action="store_true", help="compare instead of writing")
     options = parser.parse_args()
     os.environ.setdefault("MPLBACKEND", "Agg")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the work is small: threads would wait for each other
     os.chdir(HERE)  # figures are saved beside the text
     paths = sorted(path for path in HERE.glob("[0-9]*.md") if not options.names or path.name.startswith(tuple(options.names)))
     if not paths:
