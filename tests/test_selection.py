@@ -363,6 +363,11 @@ Z = torch.zeros
         ),
         (lambda R: R.contrast(Z(1, 2), T([[0.0, math.nan]])), ValueError, "scores: expected values that can be ranked"),
         (
+            lambda R: R.repair(Z(1, 2), Z(1, 2), tie_break=T([[0.0, math.nan]])),
+            ValueError,
+            "tie_break: expected values that can be ranked",
+        ),
+        (
             lambda R: R.contrast(Z(1, 2), Z(1, 2), tie_break=T([[0.0, math.nan]])),
             ValueError,
             "tie_break: expected values",

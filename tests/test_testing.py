@@ -240,6 +240,10 @@ BROKEN = {  # law -> a variant of some kind that breaks it
     "clip_stops": ("policy_loss", unmasked_loss),
     "parts": ("policy_loss", loss(lambda x, given: x._replace(loss=x.policy + 0.5 * x.kl))),
     "no_divergence": ("policy_loss", loss(lambda x, given: x._replace(kl=x.kl + 0.1))),
+    "unasked_reference": (
+        "policy_loss",
+        loss(lambda x, given: x._replace(loss=x.policy + given.get("kl_coef", 0) * x.kl)),
+    ),
     "widened": ("token_logps", altered("token_logps", lambda x, given: x.to(given["logits"].dtype))),
     "finite_far_away": ("policy_loss", unmasked_loss),
     "sums_to_one": ("token_logps", altered("token_logps", lambda x, given: x * 1.01)),
@@ -275,7 +279,7 @@ BROKEN = {  # law -> a variant of some kind that breaks it
     "renaming_tokens": ("branch_mask", lambda positive_tokens, negative_tokens: positive_tokens > 1),
     "sets": (
         "structural_scores",
-        altered("structural_scores", lambda u, given: u / (1 + given["predictions"].shape[2])),
+        altered("structural_scores", lambda u, given: u * (1 + 1e-6 * given["predictions"].shape[2])),  # a few bits
     ),
     "between_0_and_1": ("structural_scores", altered("structural_scores", lambda u, given: u * 100)),
     "exact_match_is_best": ("hit_rewards", altered("structural_scores", lambda u, given: u * 10)),

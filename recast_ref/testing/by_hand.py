@@ -68,7 +68,7 @@ def _sids(predictions, targets, answer):
 
 
 def _scored(which):
-    targets = [[12, 7, 201], [44, 1, 2], [-1, 7, 201]]
+    targets = [[12, 7, 201], [44, 1, 2], [-1, 7, 201], [12, 9, -1]]  # the last two are padding
     rows = [
         ([[12, 7, 201]], 1.0, 1.0),
         ([[12, 7, 40]], 0.1, 0.0),
@@ -76,6 +76,7 @@ def _scored(which):
         ([[30, 7, 201]], 0.0, 0.0),
         ([[12, 7, 201], [30, 7, 201]], 0.5, 1.0),  # the mean over the set
         ([[12, 7, 40], [12, 7, 40]], 0.1, 0.0),  # a duplicate counts once
+        ([[12, 7, 201], [30, 7, 201], [12, 7, 201]], 0.5, 1.0),  # among others too
         ([[12, 7, 40], [12, 7, -1]], 0.1, 0.0),  # padding does not count
         ([[-1, -1, -1]], 0.0, 0.0),  # an empty set
         ([[44, 1, 2], [12, 7, 40]], 0.55, 1.0),  # each against the target it agrees with best
@@ -102,6 +103,8 @@ GRPO = [
     _grpo([1.0] + [0.0] * 7, [0.875] + [-0.125] * 7, normalize=False),
     _grpo([1.0] + [0.0] * 7, [0.875 / (8**-0.5 + 1)] + [-0.125 / (8**-0.5 + 1)] * 7, eps=1.0),
     _grpo([1.0], [1.0]),  # a group of one keeps its reward
+    # far from 0, where a difference of squares would cancel: (2 / 3) / sqrt(1 / 3)
+    _grpo([2.0**20 + 1, 2.0**20, 2.0**20], [2 / math.sqrt(3), -1 / math.sqrt(3), -1 / math.sqrt(3)]),
     # std 1e-6 / sqrt(2), so that the default eps is most of the divisor: 0.5e-6 / (0.7071e-6 + 1e-6)
     _grpo([1e-6, 0.0], [0.5 / (math.sqrt(0.5) + 1), -0.5 / (math.sqrt(0.5) + 1)]),
 ]
@@ -172,6 +175,7 @@ POLICY = [
     _token(1.0, 0.0, 0.0, gap=50.0, kl=10.0),  # kl is clamped to 10
     _token(1.0, 0.0, 0.0, gap=-50.0, kl=10.0),
     _token(1.0, 1.0, -1.0, gap=math.log(2), kl=1 - math.log(2), kl_coef=0.5),
+    _token(1.0, 1.0, -1.0, gap=math.log(2), kl=1 - math.log(2), kl_coef=1.0),
     {  # no hint of the KL in the loss unless it is asked for; a row without tokens is in no mean
         "logps": torch.zeros(3, 3),
         "old_logps": torch.zeros(3, 3),
@@ -186,7 +190,7 @@ for _how, _value in (
     ("seq-mean-token-mean", (2 + 10) / 2),
     ("seq-mean-token-sum", (6 + 10) / 2),
 ):
-    POLICY.append({k: v for k, v in POLICY[21].items() if k != "ref_logps"} | {"aggregate": _how})
+    POLICY.append({k: v for k, v in POLICY[22].items() if k != "ref_logps"} | {"aggregate": _how})
     POLICY[-1]["expected"] = {"loss": _value, "policy": _value, "kl": 0.0}
 
 

@@ -105,9 +105,8 @@ def same(got, expected, what, rtol=None, atol=None):
         a, b = got[name].detach(), expected[name].detach()
         if a.dtype.is_floating_point:
             r, t = tolerance(a.dtype if a.dtype.itemsize < b.dtype.itemsize else b.dtype)
-            equal = torch.isclose(
-                a.double(), b.double(), rtol=rtol or r, atol=t if atol is None else atol, equal_nan=True
-            )
+            r, t = r if rtol is None else rtol, t if atol is None else atol
+            equal = torch.isclose(a.double(), b.double(), rtol=r, atol=t, equal_nan=True)
         else:
             equal = a == b
         demand(equal, f"{name}: {what}" + ("" if a.dim() else f": {a.item()} instead of {b.item()}"), got, expected)

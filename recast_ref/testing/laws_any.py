@@ -139,14 +139,16 @@ def permutation(subject, case, order):
     same(after, expected, "does not follow its responses")
 
 
-@law(*KINDS, more=lambda draw, case, subject: {"layout": draw(st.sampled_from(["transposed", "stepped"]))})
-def strides(subject, case, layout):
+@law(*KINDS)
+def strides(subject, case):
     """It answers the same however its arguments lie in memory."""
-    same(
-        subject.answer({name: _lay(value, layout) for name, value in case.items()}),
-        subject.answer(case),
-        f"differs for {layout} tensors",
-    )
+    kind = subject.kind
+    if kind.batch in "QB":  # twice over: even a batch of one has a second row then, to be read in the wrong place
+        case = index(kind, case, kind.batch, torch.arange(size(kind, case, kind.batch)).repeat(2))
+    expected = subject.answer(case)
+    for layout in ("transposed", "stepped"):
+        laid = {name: _lay(value, layout) for name, value in case.items()}
+        same(subject.answer(laid), expected, f"differs for {layout} tensors")
 
 
 def _lay(value, layout):

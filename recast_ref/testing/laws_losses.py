@@ -241,6 +241,19 @@ def no_divergence(subject, case):
         demand(abs(kl.item()) < 1e-9, f"kl: {kl.item()} where there is no divergence")
 
 
+@law(*LOSSES, more=lambda draw, case, subject: {"junk": draw(st.sampled_from([math.nan, math.inf, -math.inf, 1e30]))})
+def unasked_reference(subject, case, junk):
+    """Without ``kl_coef`` the reference's log-probs are only reported on: they have no part in the loss, NaN included."""
+    if not subject.takes("ref_logps"):
+        raise NotApplicable("it takes no ref_logps")
+    case.pop("kl_coef", None)
+    clean, gradient = _gradient(subject, case | {"ref_logps": case["old_logps"]})
+    got, same_gradient = _gradient(subject, case | {"ref_logps": torch.full_like(case["old_logps"], junk)})
+    got, clean = ({name: value for name, value in answer.items() if name != "kl"} for answer in (got, clean))
+    same(got, clean, f"depends on a reference of {junk}", rtol=0, atol=0)
+    _close(same_gradient, gradient, f"the gradient depends on a reference of {junk}", 0, 0)
+
+
 def _narrow(draw, case, subject):
     return {"dtype": draw(st.sampled_from(["float32", "float16", "bfloat16"]))}
 

@@ -210,13 +210,13 @@ def monotone(subject, case):
     demand(~wrong.flatten(start_dim=1).any(dim=1), "a larger reward has a smaller advantage", got)
 
 
-@law("group_advantages", more=lambda draw, case, subject: {"offset": draw(st.sampled_from([0.5, 2.0, 64.0]))})
+@law("group_advantages", more=lambda draw, case, subject: {"offset": draw(st.sampled_from([0.5, 2.0, 2.0**20]))})
 def offset_invariance(subject, case, offset):
     """Adding a constant to the rewards of a group of two or more changes nothing, ``A(r + c) = A(r)``."""
     case = case | {"rewards": case["rewards"].double()}
     if case["rewards"].shape[1] > 1:
         moved = subject.answer(case | {"rewards": case["rewards"] + offset})
-        same(moved, subject.answer(case), f"differs after adding {offset}", rtol=1e-6, atol=1e-6)
+        same(moved, subject.answer(case), f"differs after adding {offset}", rtol=1e-5, atol=1e-5)
 
 
 @law(
@@ -364,14 +364,16 @@ SCORES = ("structural_scores", "hit_rewards")
 
 def _shuffled(draw, case, subject):
     m, k = case["predictions"].shape[2], case["targets"].shape[1]
-    return {"order": draw(strategies.permutations(1, m))[0], "copies": draw(st.integers(1, 2)), "reverse": k > 1}
+    order = draw(strategies.permutations(1, m))[0]
+    again = draw(st.lists(st.integers(0, m - 1), max_size=3)) if m else []  # some of them, so that their shares change
+    return {"order": torch.cat([order, torch.tensor(again, dtype=torch.int64)]), "reverse": k > 1}
 
 
 @law(*SCORES, "recast_from_sids", more=_shuffled)
-def sets(subject, case, order, copies, reverse):
+def sets(subject, case, order, reverse):
     """The SIDs of a response, and the targets, are sets: order, copies and padding change nothing, to the last bit."""
     predictions, targets = case["predictions"], case["targets"]
-    predictions = torch.cat([predictions[:, :, order]] + [predictions] * (copies - 1), dim=2)
+    predictions = predictions[:, :, order]
     targets = torch.cat([targets.flip(1) if reverse else targets, torch.full_like(targets, -1)], dim=1)
     predictions = torch.cat([predictions, torch.full_like(predictions[:, :, :1], -1)], dim=2)
     again = subject.answer(case | {"predictions": predictions, "targets": targets})

@@ -203,7 +203,7 @@ def loss_options():
         "clip_low": st.sampled_from([0.0, 0.2, 0.5]),
         "clip_high": st.sampled_from([0.28, 0.0, 1.0]),
         "dual_clip": st.sampled_from([1.5, 3.0, 1e10]),  # the last lets the clamp of the ratio be seen
-        "kl_coef": st.sampled_from([0.0, 0.1, 2.0]),
+        "kl_coef": st.sampled_from([0.0, 0.1, 1.0, 2.0]),
         "aggregate": st.sampled_from(AGGREGATES),
     }
     return st.fixed_dictionaries({}, optional=some)
