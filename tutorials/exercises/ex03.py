@@ -5,7 +5,7 @@ def add_gt(rewards):
     """Exercise 1. MiniOneRec's rule: the last response of every group becomes the ground truth. rewards (Q, G) ->
     (slot, rewards, lost): slot int64 (Q,), where the ground truth went; the new rewards (Q, G), the argument left as it was;
     and lost bool (Q,), whether the group was changed although it needed nothing: it had a hit, and the response that went
-    was none."""
+    was not a hit."""
     raise NotImplementedError("add_gt")
 
 

@@ -22,6 +22,6 @@ def of_microbatches(losses, masks, aggregate):
     """Exercise 3. The loss of a batch from the losses of its parts: a float.
 
     ``losses`` are floats, what ``policy_loss`` gave each part with this ``aggregate``; ``masks`` are the parts' masks (B, T), which
-    may differ in shape. The answer is what ``policy_loss`` would give all the rows at once.
+    may differ in shape. The answer is what ``policy_loss`` would give all the rows at once: 0 if no row has a token.
     """
     raise NotImplementedError("of_microbatches")
