@@ -2,8 +2,7 @@ import pytest
 import torch
 
 from recast_ref import reference, testing
-from recast_ref.testing import examples
-from recast_ref.testing import LAWS, law
+from recast_ref.testing import LAWS, examples, law
 
 
 def weighted_pair(rewards, scores):

@@ -2,8 +2,7 @@
 
 import torch
 
-from recast_ref.testing import breaks
-from recast_ref.testing import demand
+from recast_ref.testing import breaks, demand
 from recast_ref.testing.laws import index
 
 T = torch.tensor
