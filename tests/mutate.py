@@ -73,7 +73,7 @@ KINDS = {  # file -> the functions that it can change
     "logits.cuh": ("token_logps", "logits_loss"),
     "loss.cuh": LOSSES,
     "selection.cu": (*GROUPS, *SIDS, "branch_mask"),
-    "selection.cpp": (*GROUPS, *SIDS, "branch_mask"),
+    "select.cpp": (*GROUPS, *SIDS, "branch_mask"),
     "device.cuh": (*GROUPS, *SIDS, "branch_mask", "token_logps", *LOSSES),
     "host.h": (*GROUPS, *SIDS, "branch_mask", "token_logps", *LOSSES),
     "kernels.h": (*GROUPS, *SIDS, "branch_mask", "token_logps", *LOSSES),
