@@ -27,7 +27,8 @@ def affordable_width(rollout, update, g):
     """Exercise 3. How wide a ReCast step can search in the time of a GRPO step.
 
     A step takes ``rollout`` seconds for each response that is drawn and ``update`` seconds for each that enters the
-    update; these are ints, and other costs are 0. A GRPO step draws ``g`` responses, at least 2, and updates on all.
+    update; these are ints, and other costs are 0. A GRPO step draws ``g`` responses, at least 2, and updates on all;
+    a ReCast step updates on 2.
     Returns the largest G of a ReCast step that takes no longer, an int.
     """
     raise NotImplementedError("affordable_width")

@@ -33,6 +33,6 @@ def bystanders(subject, case):
 
     It is registered as ``law("contrast", "recast", prompts=(1, 1), options=False)``: one group, default weights. A response was
     chosen if it has an advantage, or if it is the slot that the anchor takes (where the rule answers one). Raise with
-    ``demand`` of ``recast_ref.testing``; ``index`` of its module ``laws`` leaves responses out of a case.
+    ``demand`` of ``recast_ref.testing``; ``index(subject.kind, case, "G", which)`` of its module ``laws`` keeps the responses ``which``.
     """
     raise NotImplementedError("bystanders")
