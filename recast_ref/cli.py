@@ -7,6 +7,7 @@ import importlib.util
 import os
 import shlex
 import signal
+import subprocess
 import sys
 import threading
 
@@ -273,12 +274,21 @@ def info():
         "python": f"{platform.python_version()} on {platform.platform()}",
         "torch": f"{torch.__version__}, CUDA {torch.version.cuda or 'not in this build'}",
         "numpy": numpy.__version__,
-        "devices": ", ".join(["cpu", *gpus]),
+        "devices": ", ".join(["cpu", *gpus]) + (f", driver {_driver()}" if gpus else ""),
         "reference": "ready (pure PyTorch)",
         "fast": _fast_path(),
         "lab": f"missing {', '.join(missing)}: {INSTALL_LAB}" if missing else "ready",
     }
     return "\n".join(f"{name:<11} {value}" for name, value in lines.items())
+
+
+def _driver():
+    """The version of NVIDIA's driver, which torch does not know."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        return "unknown"
 
 
 def _fast_path():

@@ -1,4 +1,5 @@
-"""Hypothesis profiles: ``ci`` (default) and ``thorough`` (``pytest --hypothesis-profile=thorough``); what a law runs over."""
+"""Hypothesis profiles: ``ci`` (default), ``thorough`` (``pytest --hypothesis-profile=thorough``), and ``few``, for runs under a
+sanitizer; what a law runs over."""
 
 import functools
 import importlib
@@ -9,6 +10,7 @@ import torch
 from hypothesis import settings
 
 settings.register_profile("ci", max_examples=60, deadline=None)
+settings.register_profile("few", max_examples=8, deadline=None)
 settings.register_profile("thorough", max_examples=10_000, deadline=None)
 settings.load_profile("ci")
 

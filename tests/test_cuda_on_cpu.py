@@ -1,7 +1,8 @@
 """The CUDA kernels where there is no GPU: built for the CPU, with ``cuda_on_cpu/`` in the place of CUDA, and held to every law.
 
-Threads that wait for each other at different places, or read what another has already overwritten, show here too, as threads
-take turns in a random order. What does not show: speed, and anything that the hardware does differently.
+Threads that wait for each other at different places show here, and what goes wrong when threads take turns in another order.
+The compiler's sanitizers then do what ``compute-sanitizer`` does on a GPU: one finds races between the threads of a block, the
+other what is read or written out of bounds. What does not show: speed, and anything that the hardware does differently.
 """
 
 import os
@@ -19,32 +20,10 @@ from torch.utils import cpp_extension
 from recast_ref import _library as library
 
 HERE = Path(__file__).parent
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    """A cache that has this library in the place of the one with the CPU's kernels."""
-    csrc, folder = library.sources(), tmp_path_factory.mktemp("cuda_on_cpu")
-    compiler = os.environ.get("CXX", "c++")
-    flags = ["-O1", "-std=c++20", "-fPIC", "-fvisibility=hidden", "-Wno-psabi", "-Wno-attributes"]
-    flags += ["-DTORCH_EXTENSION_NAME=_C", '-DRECAST_FLAGS="-O1"', '-DRECAST_CUDA_ARCHITECTURES="on the CPU"']
-    folders = [HERE / "cuda_on_cpu", *cpp_extension.include_paths(), sysconfig.get_paths()["include"]]
-    flags += [f"-I{path}" for path in folders]
-    files = [HERE / "cuda_on_cpu" / "ops.cpp", csrc / "ops.cpp", csrc / "module.cpp", *csrc.glob("cuda/*.cu")]
-
-    def compile(number):
-        output = folder / f"{number}.o"
-        run([compiler, *flags, "-x", "c++", "-c", files[number], "-o", output])
-        return output
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(compile, range(len(files))))
-    libraries = [f"-L{path}" for path in cpp_extension.library_paths()]
-    torch = ["-ltorch", "-ltorch_cpu", "-lc10", "-ltorch_python"]
-    target = folder / library._cached().parent.name / "_C.so"
-    target.parent.mkdir()
-    run([compiler, "-shared", *objects, *libraries, *torch, "-o", target])
-    return {**os.environ, "RECAST_CACHE": str(folder)}
+COMPILER = os.environ.get("CXX", "c++")
+LAWS = ["test_fast.py", "test_losses.py", "test_selection.py"]
+OPTIONS = ["-q", "-p", "no:cacheprovider", "-m", "not gpu"]
+needs_compiler = pytest.mark.skipif(not shutil.which(COMPILER), reason="no C++ compiler")
 
 
 def run(command, **options):
@@ -54,25 +33,123 @@ def run(command, **options):
     return result.stdout
 
 
-@pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "c++")), reason="no C++ compiler")
-def test_the_kernels_for_cuda_obey_every_law(environment):
-    code = "from recast_ref import fast; print(fast.build_info()['cuda_architectures'])"
-    assert run([sys.executable, "-c", code], env=environment) == "on the CPU\n"
+def build(folder, *flags):
+    """An environment whose cache has this library in the place of the one with the CPU's kernels."""
+    csrc = library.sources()
+    flags = ["-O1", "-std=c++20", "-fPIC", "-fvisibility=hidden", "-Wno-psabi", "-Wno-attributes", *flags]
+    says = ["-DTORCH_EXTENSION_NAME=_C", '-DRECAST_FLAGS="-O1"', '-DRECAST_CUDA_ARCHITECTURES="on the CPU"']
+    folders = [HERE / "cuda_on_cpu", *cpp_extension.include_paths(), sysconfig.get_paths()["include"]]
+    files = [HERE / "cuda_on_cpu" / "ops.cpp", csrc / "ops.cpp", csrc / "module.cpp", *csrc.glob("cuda/*.cu")]
 
-    def tests(file):
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "-k",
-            "fast and not bench",
-            HERE / file,
-        ]
-        return run(command, env={**environment, "OMP_NUM_THREADS": "1"}, cwd=HERE.parent)
+    def compile(number):
+        output = folder / f"{number}.o"
+        run(
+            [
+                COMPILER,
+                *flags,
+                *says,
+                *(f"-I{path}" for path in folders),
+                "-x",
+                "c++",
+                "-c",
+                files[number],
+                "-o",
+                output,
+            ]
+        )
+        return output
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for printed in pool.map(tests, ["test_fast.py", "test_losses.py", "test_selection.py"]):
-            assert " passed" in printed
+        objects = list(pool.map(compile, range(len(files))))
+    libraries = [f"-L{path}" for path in cpp_extension.library_paths()]
+    torch = ["-ltorch", "-ltorch_cpu", "-lc10", "-ltorch_python"]
+    target = folder / library._cached().parent.name / "_C.so"
+    target.parent.mkdir()
+    run([COMPILER, "-shared", *flags, *objects, *libraries, *torch, "-o", target])
+    return {**os.environ, "RECAST_CACHE": str(folder), "OMP_NUM_THREADS": "1"}
+
+
+RUNTIMES = {"thread": "libtsan.so", "address": "libasan.so"}
+
+
+def path_of(library):
+    """Where the compiler has a library; its bare name if it has none."""
+    return run([COMPILER, f"-print-file-name={library}"]).strip()
+
+
+@pytest.fixture
+def sanitizer(request):
+    library = RUNTIMES.get(request.param)
+    if library and (path_of(library) == library or not shutil.which("setarch")):
+        pytest.skip(f"{COMPILER} has no {library} here, or there is no setarch")
+    return request.param
+
+
+def watched(sanitizer, command, log, environment=os.environ):
+    """The exit code, what was printed, and what the sanitizer said."""
+    options = f"log_path={log} detect_leaks=0 report_signal_unsafe=0"
+    environment = {**environment, "TSAN_OPTIONS": options, "ASAN_OPTIONS": options}
+    command = [*(["setarch", "-R"] if sanitizer else []), *map(str, command)]  # not at random addresses
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    said = "".join(path.read_text() for path in log.parent.glob(f"{log.name}.*"))
+    return result.returncode, result.stdout + result.stderr, said
+
+
+@needs_compiler
+@pytest.mark.parametrize("sanitizer", [None, *RUNTIMES], indirect=True)
+def test_the_kernels_for_cuda_obey_every_law(sanitizer, tmp_path):
+    environment = build(tmp_path, *(["-g", f"-fsanitize={sanitizer}"] if sanitizer else []))
+    options = [*OPTIONS, "-k", "fast and not bench"]
+    if sanitizer:
+        # Python does not load the sanitizer by itself, and it must come first.
+        environment["LD_PRELOAD"] = f"{path_of(RUNTIMES[sanitizer])} {path_of('libstdc++.so')}"
+        # It looks at every access, so a few examples do, and no test that launches the same kernel over and over.
+        few = "fast and not (bench or gradcheck or opcheck or compile or number_of_threads)"
+        options = [*OPTIONS, "--hypothesis-profile=few", "-k", few]
+
+    def python(*arguments):
+        return watched(sanitizer, [sys.executable, *arguments], tmp_path / "log", environment)
+
+    which = "from recast_ref import fast; print(fast.build_info()['cuda_architectures'])"
+    assert "on the CPU" in python("-c", which)[1]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for code, printed, said in pool.map(lambda file: python("-m", "pytest", *options, HERE / file), LAWS):
+            assert "ERROR" not in said and "data race" not in said, said
+            assert code == 0 and " passed" in printed, printed
+
+
+FINE = "shared[threadIdx.x] = 1; __syncthreads(); out[threadIdx.x] = shared[127 - threadIdx.x];"
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "sanitizer, body, found",
+    [
+        ("thread", FINE, None),
+        ("thread", FINE.replace("__syncthreads();", ""), "data race"),
+        ("thread", FINE.replace("__syncthreads()", "__shfl_xor_sync(~0u, 0, 1)"), "data race"),
+        ("address", FINE, None),
+        ("address", "shared[threadIdx.x + 1] = 1;", "use-after-poison"),
+        ("address", "shared[threadIdx.x] = out[threadIdx.x + 1];", "heap-buffer-overflow"),
+    ],
+    indirect=["sanitizer"],
+)
+def test_the_sanitizers_bite(sanitizer, tmp_path, body, found):
+    (tmp_path / "kernel.cpp").write_text(
+        """
+        #include "cuda_runtime.h"
+        __global__ void kernel(unsigned* out) {
+          unsigned* const shared = reinterpret_cast<unsigned*>(recast::recast_dynamic_shared);
+          BODY
+        }
+        int main() {
+          std::unique_ptr<unsigned[]> out(new unsigned[128]);
+          cudaLaunchConfig_t config{1, 128, 128 * sizeof(unsigned), nullptr};
+          return cudaLaunchKernelEx(&config, kernel, out.get());
+        }
+        """.replace("BODY", body)
+    )
+    flags = ["-g", "-std=c++20", "-w", f"-fsanitize={sanitizer}", f"-I{HERE / 'cuda_on_cpu'}"]
+    run([COMPILER, *flags, tmp_path / "kernel.cpp", "-o", tmp_path / "kernel"])
+    code, printed, said = watched(sanitizer, [tmp_path / "kernel"], tmp_path / "log")
+    assert (found in said and code) if found else code == 0, printed + said

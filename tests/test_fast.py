@@ -249,14 +249,15 @@ def test_inplace_backward_of_long_rows(dtype, size):
     def gradient(**options):
         logits = (base * 1)[:, :-1]
         inputs = (tokens, torch.full((3, 3), -9.0), torch.tensor([1.0, -1.0, 1.0]), mask)
-        loss = (
-            fast.logits_loss(logits, *inputs, **options).loss * 1024
-        )  # as a gradient scaler would: half must not underflow
-        return torch.autograd.grad(loss, base)[0]
+        loss = fast.logits_loss(logits, *inputs, **options).loss
+        return torch.autograd.grad(loss * 1024, base)[0]  # as a gradient scaler would: half must not underflow
 
     expected = gradient()
     got = gradient(inplace_backward=True)
-    torch.testing.assert_close(got, expected, rtol=2 * torch.finfo(dtype).eps + 1e-14, atol=0)
+    # The gradient is proportional to the ratio, whose log is a difference of numbers of about 12; each is rounded.
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    rounding = 2 * torch.finfo(dtype).eps + 16 * torch.finfo(wide).eps
+    torch.testing.assert_close(got, expected, rtol=rounding, atol=0)
     assert torch.equal(got == 0, expected == 0) and expected[0, 0, 0] != 0
 
 

@@ -1,9 +1,16 @@
 """What only a GPU can show. ``pytest -m gpu`` runs these and every law of the fast path on CUDA tensors.
 
-With NVIDIA's sanitizer, for memory errors and for races in shared memory::
+Where nvcc is a script or a link that lies elsewhere, say where CUDA is, or the library is built without its kernels
+(``recast-ref info`` says so): ``export CUDA_HOME=/usr/local/cuda``.
 
-    compute-sanitizer --tool memcheck  python -m pytest -q -m gpu -k "not compile and not graph"
-    compute-sanitizer --tool racecheck python -m pytest -q -m gpu -k "not compile and not graph"
+Then, once that run has built the library, the same under NVIDIA's sanitizer. Memory of its own for each tensor, or what lies
+out of bounds is another tensor of PyTorch's pool; our kernels alone, or it takes hours; and not what asserts on purpose::
+
+    export PYTORCH_NO_CUDA_MEMORY_CACHING=1
+    for tool in memcheck racecheck; do
+      compute-sanitizer --tool $tool --kernel-name kns=recast --target-processes application-only --error-exitcode 9 \\
+        python -m pytest -q -m gpu --hypothesis-profile=few -k "not (compile or graph or no_memory or 32_bits or bad_value)"
+    done
 """
 
 import math
@@ -13,7 +20,7 @@ import sys
 import pytest
 import torch
 
-from recast_ref import fast, reference
+from recast_ref import _library, fast, reference
 
 pytestmark = pytest.mark.gpu
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -47,7 +54,7 @@ def loss_and_gradient(function, logits, *rest, **options):
 
 
 def test_the_build_has_cuda():
-    assert "sm_90" in fast.build_info()["cuda_architectures"]
+    assert "sm_90" in fast.build_info()["cuda_architectures"], _library.why_no_cuda()
 
 
 # 3 responses: one row for several blocks; 300: one visit to each row; odd sizes: rows that begin at any address.

@@ -9,7 +9,7 @@ namespace {
 
 constexpr int kThreads = 1024;
 
-// What thread 0 reads, while the others read the row, and keeps to itself.
+// What the last thread, whose warp has the least of the row to read, reads before it takes part, and keeps to itself.
 struct Early {
   int64_t token;
   double logit, weight;
@@ -35,6 +35,7 @@ __global__ void __launch_bounds__(kThreads)
   __shared__ Part shared[kWarp];
   __shared__ Early early;
   __shared__ Visit visit;
+  const bool last = threadIdx.x == blockDim.x - 1;
   for (int64_t row = blockIdx.x; row < rows.count; row += gridDim.x) {
     T* data = row_of<T>(rows, row);
     const Stretch<T> stretch(data, 0, rows.size);
@@ -42,7 +43,7 @@ __global__ void __launch_bounds__(kThreads)
       zero_row(data, stretch);
       continue;
     }
-    if (threadIdx.x == 0) {
+    if (last) {
       const int64_t b = row / in.t;
       early.token = token_of(rows, row);
       early.logit = widen(data[early.token]);
@@ -61,7 +62,7 @@ __global__ void __launch_bounds__(kThreads)
     each_vector<T>(stretch.vectors - cached, [&](int64_t v) { return vectors[cached + v]; },
                    [&](int64_t, const Vector<T>& x) { sum.add(x.values); });
     const Part whole = join_in_block(sum, shared);
-    if (threadIdx.x == 0) {
+    if (last) {
       const double lse = log_of(whole);
       const double logp = static_cast<Wide<T>>(early.logit - lse);  // as token_logps would have handed it on
       visit = {early.token, lse, in.is_double ? slope_of_token<double>(in, early, row, logp, logps)
@@ -72,9 +73,9 @@ __global__ void __launch_bounds__(kThreads)
     stretch.each_single([&](int64_t i) { data[i] = gradient.at(data[i], i); });
     // Backwards, as what was read last is likeliest to be in the second-level cache still; what each thread has put into
     // shared memory itself can wait.
-    const int64_t last = stretch.vectors - 1;
-    each_vector<T>(stretch.vectors - cached, [&](int64_t v) { return vectors[last - v]; },
-                   [&](int64_t v, const Vector<T>& x) { __stcs(vectors + last - v, gradient.at(x, stretch.place(last - v))); });
+    const int64_t end = stretch.vectors - 1;
+    each_vector<T>(stretch.vectors - cached, [&](int64_t v) { return vectors[end - v]; },
+                   [&](int64_t v, const Vector<T>& x) { __stcs(vectors + end - v, gradient.at(x, stretch.place(end - v))); });
     each_vector<T>(cached, [&](int64_t v) { return cache[v]; },
                    [&](int64_t v, const Vector<T>& x) { __stcs(vectors + v, gradient.at(x, stretch.place(v))); });
     gradient.finish(data);
@@ -115,19 +116,19 @@ void logps_and_gradient_of_rows(const LogitRows& rows, const LossInputs& in, con
                                 void* logps, cudaStream_t stream) {
   with_type(rows.dtype, [&](auto zero) {
     using T = decltype(zero);
-    const int threads = threads_for(rows.size / Vector<T>::kSize, kThreads);
-    int64_t cached = 0;
-    if (threads == kThreads) {  // one block a multiprocessor, which can have all of its shared memory
-      constexpr int kOthers = 2048;  // bytes of the kernel's other shared variables, and some
-      cached = (attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) - kOthers) / static_cast<int64_t>(sizeof(uint4));
-    }
-    const size_t bytes = cached * sizeof(uint4);
-    if (cached) {
-      const cudaError_t error =
-          cudaFuncSetAttribute(visit_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
-      if (error != cudaSuccess) throw std::runtime_error(std::string("recast: ") + cudaGetErrorString(error));
-    }
-    launch(visit_kernel<T>, rows.count, threads, bytes, stream, rows, in, sums, totals, logps, cached);
+    // A long row has a multiprocessor to itself, with all of the shared memory. Rows that need less share one, so that one is
+    // read while another is written.
+    constexpr int64_t kVector = sizeof(uint4);
+    constexpr int64_t kOthers = 3072;  // bytes of the kernel's other shared variables, of what CUDA keeps, and some
+    const int64_t room = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor), needed = ceil_div(rows.size, Vector<T>::kSize);
+    int blocks = 1;
+    while (blocks < 4 && (needed * kVector + kOthers) * blocks * 2 <= room) blocks *= 2;
+    const int64_t most = (room / blocks - kOthers) / kVector, cached = needed < most ? needed : most;
+    const int bytes = static_cast<int>(cached * kVector);
+    const cudaError_t error = cudaFuncSetAttribute(visit_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    if (error != cudaSuccess) throw std::runtime_error(std::string("recast: ") + cudaGetErrorString(error));
+    launch(visit_kernel<T>, rows.count, threads_for(cached, kThreads / blocks), bytes, stream, rows, in, sums, totals, logps,
+           cached);
   });
 }
 

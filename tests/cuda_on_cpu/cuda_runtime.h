@@ -1,6 +1,7 @@
 // As much of CUDA as the kernels in csrc/cuda use, on the CPU: each thread of a block is a fiber, blocks run one after
 // another. A place where the threads of a block wait for each other is a switch to the next fiber; if all wait and none can
-// go on, the launch fails. Fibers take turns in an order that changes from launch to launch.
+// go on, the launch fails. Fibers take turns in an order that changes from launch to launch; sanitizers.h says what the
+// compiler's sanitizers find beyond that.
 #pragma once
 
 #include <ucontext.h>
@@ -12,8 +13,9 @@
 #include <functional>
 #include <memory>
 #include <numeric>
-#include <string>
 #include <vector>
+
+#include "sanitizers.h"
 
 #define __global__
 #define __device__
@@ -39,14 +41,17 @@ namespace cuda_on_cpu {
 
 constexpr int kWarp = 32, kMostThreads = 1024;
 constexpr size_t kStack = 128 << 10;
+constexpr size_t kShared = sizeof recast::recast_dynamic_shared;
 
 struct Barrier {
   int arrived = 0, generation = 0;
+  char order[2];  // places, taken in turns
 };
 
 struct Fiber {
   ucontext_t context;
   std::unique_ptr<char[]> stack{new char[kStack]};
+  Thread thread = new_thread();
   bool done = false;
 };
 
@@ -59,28 +64,32 @@ struct State {
   uint64_t exchanged[kMostThreads];
   int alive = 0;
   bool moved = false;
-  std::string error;
+  const char* error = nullptr;
   uint64_t shuffle = 1;
+  Thread host = this_thread();
+  char began, ended;  // places
 };
 
-inline State& state() {
+CUDA_ON_CPU_ITSELF inline State& state() {
   static State it;
   return it;
 }
 
-inline void yield() {
+CUDA_ON_CPU_ITSELF inline void yield() {
   State& s = state();
   const int me = s.thread.x;
+  before(s.ended);
+  go_on_as(s.host);
   swapcontext(&s.fibers[me].context, &s.scheduler);
   s.thread.x = me;
 }
 
-[[noreturn]] inline void fail(const char* message) {
+CUDA_ON_CPU_ITSELF [[noreturn]] inline void fail(const char* message) {
   state().error = message;
   while (true) yield();  // the scheduler drops all fibers
 }
 
-inline void wait(Barrier& barrier, int count) {
+CUDA_ON_CPU_ITSELF inline void wait(Barrier& barrier, int count) {
   const int generation = barrier.generation;
   if (++barrier.arrived == count) {
     barrier.arrived = 0;
@@ -90,8 +99,9 @@ inline void wait(Barrier& barrier, int count) {
   while (barrier.generation == generation) yield();
 }
 
-inline void run_fiber() {
+CUDA_ON_CPU_ITSELF inline void run_fiber() {
   State& s = state();
+  after(s.began);
   s.body();
   s.fibers[s.thread.x].done = true;
   s.moved = true;
@@ -99,9 +109,10 @@ inline void run_fiber() {
   yield();
 }
 
-inline void run_block(int threads) {
+CUDA_ON_CPU_ITSELF inline void run_block(int threads) {
   State& s = state();
   s.alive = threads;
+  before(s.began);
   s.all = {};
   std::fill(std::begin(s.warps), std::end(s.warps), Barrier{});
   std::vector<int> order(threads);
@@ -113,25 +124,28 @@ inline void run_block(int threads) {
   for (int i : order) {
     Fiber& fiber = s.fibers[i];
     fiber.done = false;
+    allow(fiber.stack.get(), kStack);  // it may have been dropped half way
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack.get();
     fiber.context.uc_stack.ss_size = kStack;
     fiber.context.uc_link = nullptr;
     makecontext(&fiber.context, run_fiber, 0);
   }
-  while (s.alive > 0 && s.error.empty()) {
+  while (s.alive > 0 && !s.error) {
     s.moved = false;
     for (int i : order) {
-      if (s.fibers[i].done || !s.error.empty()) continue;
+      if (s.fibers[i].done || s.error) continue;
       s.thread.x = i;
+      go_on_as(s.fibers[i].thread);
       swapcontext(&s.scheduler, &s.fibers[i].context);
     }
-    if (!s.moved && s.error.empty()) s.error = "threads wait for each other at different places";
+    if (!s.moved && !s.error) s.error = "threads wait for each other at different places";
   }
+  after(s.ended);
 }
 
 template <typename T>
-T exchange(T mine, int from) {
+CUDA_ON_CPU_ITSELF T exchange(T mine, int from) {
   static_assert(sizeof(T) <= sizeof(uint64_t));
   State& s = state();
   const int me = s.thread.x;
@@ -149,14 +163,20 @@ T exchange(T mine, int from) {
 inline dim3 &threadIdx = cuda_on_cpu::state().thread, &blockIdx = cuda_on_cpu::state().block;
 inline dim3 &blockDim = cuda_on_cpu::state().threads, &gridDim = cuda_on_cpu::state().blocks;
 
-inline void __syncthreads() { cuda_on_cpu::wait(cuda_on_cpu::state().all, blockDim.x); }
+CUDA_ON_CPU_ITSELF inline void __syncthreads() {
+  cuda_on_cpu::Barrier& barrier = cuda_on_cpu::state().all;
+  char& order = barrier.order[barrier.generation % 2];
+  cuda_on_cpu::before(order);
+  cuda_on_cpu::wait(barrier, blockDim.x);
+  cuda_on_cpu::after(order);
+}
 
 template <typename T>
 T __shfl_xor_sync(unsigned, T x, int with) {
   return cuda_on_cpu::exchange(x, (threadIdx.x % cuda_on_cpu::kWarp) ^ with);
 }
 
-inline unsigned __ballot_sync(unsigned, bool x) {
+CUDA_ON_CPU_ITSELF inline unsigned __ballot_sync(unsigned, bool x) {
   cuda_on_cpu::State& s = cuda_on_cpu::state();
   const int me = s.thread.x, first = me / cuda_on_cpu::kWarp * cuda_on_cpu::kWarp;
   s.exchanged[me] = x;
@@ -175,7 +195,7 @@ inline uint4 __ldcs(const uint4* from) { return *from; }
 
 using cudaStream_t = void*;
 enum cudaError_t { cudaSuccess, cudaErrorAssert };
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrMaxSharedMemoryPerBlockOptin };
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrMaxSharedMemoryPerMultiprocessor };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 
 struct cudaLaunchConfig_t {
@@ -184,7 +204,7 @@ struct cudaLaunchConfig_t {
   cudaStream_t stream;
 };
 
-inline const char* cudaGetErrorString(cudaError_t) { return cuda_on_cpu::state().error.c_str(); }
+inline const char* cudaGetErrorString(cudaError_t) { return cuda_on_cpu::state().error; }
 inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
 
 // Two multiprocessors with less memory than a long row needs, so that every way through the kernels is taken.
@@ -195,19 +215,22 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int)
 
 template <typename Kernel>
 cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int bytes) {
-  return bytes <= static_cast<int>(sizeof recast::recast_dynamic_shared) ? cudaSuccess : cudaErrorAssert;
+  return bytes <= static_cast<int>(cuda_on_cpu::kShared) ? cudaSuccess : cudaErrorAssert;
 }
 
 template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), Arguments&&... arguments) {
   auto& s = cuda_on_cpu::state();
-  s.error.clear();
+  s.error = nullptr;
   s.threads = config->blockDim;
   s.blocks = dim3(std::min(config->gridDim.x, 64u));  // fewer than asked for: the kernels must loop
   s.body = [=] { kernel(arguments...); };
-  for (unsigned i = 0; i < s.blocks.x && s.error.empty(); ++i) {
+  char* const shared = reinterpret_cast<char*>(recast::recast_dynamic_shared);
+  cuda_on_cpu::allow(shared, config->dynamicSmemBytes);
+  cuda_on_cpu::forbid(shared + config->dynamicSmemBytes, cuda_on_cpu::kShared - config->dynamicSmemBytes);
+  for (unsigned i = 0; i < s.blocks.x && !s.error; ++i) {
     s.block = dim3(i);
     cuda_on_cpu::run_block(config->blockDim.x);
   }
-  return s.error.empty() ? cudaSuccess : cudaErrorAssert;
+  return !s.error ? cudaSuccess : cudaErrorAssert;
 }
