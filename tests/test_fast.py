@@ -175,6 +175,16 @@ def test_nan_and_infinite_logits_are_not_hidden(fill):
         assert fast.token_logps(logits, torch.tensor([7])).isnan().all()
 
 
+@pytest.mark.parametrize("dims", range(2, 8))  # on a CUDA device, no more
+def test_logits_of_any_number_of_dimensions(dims):
+    *shape, size = [2, 1, 2, 3, 1, 2, 5][-dims:]
+    logits = torch.randn(*shape, size, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    tokens = torch.arange(math.prod(shape)).view(shape) % size
+    expected, got = reference.token_logps(logits, tokens), fast.token_logps(logits, tokens)
+    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(x.sum(), logits)[0] for x in (got, expected)))
+
+
 @given(st.integers(1, 5), st.integers(1, 40), st.sampled_from(["sliced", "transposed", "expanded", "step"]))
 def test_logits_of_any_strides(rows, size, layout):
     base = torch.randn(rows, 3, size, generator=torch.Generator().manual_seed(rows * size))

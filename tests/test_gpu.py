@@ -57,8 +57,9 @@ def test_the_build_has_cuda():
     assert "sm_90" in fast.build_info()["cuda_architectures"], _library.why_no_cuda()
 
 
-# 3 responses: one row for several blocks; 300: one visit to each row; odd sizes: rows that begin at any address.
-@pytest.mark.parametrize("rows, size", [(1, 151_936), (300, 151_936), (300, 1001), (7, 33)])
+# 3 responses: one row for several blocks; 300: one visit to each row, by one, two or four blocks on a multiprocessor; odd
+# sizes: rows that begin at any address.
+@pytest.mark.parametrize("rows, size", [(1, 151_936), (300, 151_936), (300, 32_001), (300, 1001), (7, 33)])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("inplace", [False, True])
 def test_loss_and_gradient_are_as_precise_as_pytorch(generator, dtype, rows, size, inplace):
