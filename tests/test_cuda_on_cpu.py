@@ -21,14 +21,14 @@ from recast_ref import _library as library
 
 HERE = Path(__file__).parent
 COMPILER = os.environ.get("CXX", "c++")
+RUNTIMES = {"thread": "libtsan.so", "address": "libasan.so"}  # of -fsanitize=
 LAWS = ["test_fast.py", "test_losses.py", "test_selection.py"]
-OPTIONS = ["-q", "-p", "no:cacheprovider", "-m", "not gpu"]
 needs_compiler = pytest.mark.skipif(not shutil.which(COMPILER), reason="no C++ compiler")
 
 
-def run(command, **options):
+def run(command):
     command = [str(part) for part in command]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=600, **options)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, f"{shlex.join(command)}\n{result.stdout[-4000:]}{result.stderr[-4000:]}"
     return result.stdout
 
@@ -36,28 +36,15 @@ def run(command, **options):
 def build(folder, *flags):
     """An environment whose cache has this library in the place of the one with the CPU's kernels."""
     csrc = library.sources()
-    flags = ["-O1", "-std=c++20", "-fPIC", "-fvisibility=hidden", "-Wno-psabi", "-Wno-attributes", *flags]
-    says = ["-DTORCH_EXTENSION_NAME=_C", '-DRECAST_FLAGS="-O1"', '-DRECAST_CUDA_ARCHITECTURES="on the CPU"']
+    command = [COMPILER, "-O1", "-std=c++20", "-fPIC", "-fvisibility=hidden", "-Wno-psabi", "-Wno-attributes", *flags]
+    command += ["-DTORCH_EXTENSION_NAME=_C", '-DRECAST_FLAGS="-O1"', '-DRECAST_CUDA_ARCHITECTURES="on the CPU"']
     folders = [HERE / "cuda_on_cpu", *cpp_extension.include_paths(), sysconfig.get_paths()["include"]]
+    command += [f"-I{path}" for path in folders]
     files = [HERE / "cuda_on_cpu" / "ops.cpp", csrc / "ops.cpp", csrc / "module.cpp", *csrc.glob("cuda/*.cu")]
 
     def compile(number):
-        output = folder / f"{number}.o"
-        run(
-            [
-                COMPILER,
-                *flags,
-                *says,
-                *(f"-I{path}" for path in folders),
-                "-x",
-                "c++",
-                "-c",
-                files[number],
-                "-o",
-                output,
-            ]
-        )
-        return output
+        run([*command, "-x", "c++", "-c", files[number], "-o", folder / f"{number}.o"])
+        return folder / f"{number}.o"
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compile, range(len(files))))
@@ -65,11 +52,8 @@ def build(folder, *flags):
     torch = ["-ltorch", "-ltorch_cpu", "-lc10", "-ltorch_python"]
     target = folder / library._cached().parent.name / "_C.so"
     target.parent.mkdir()
-    run([COMPILER, "-shared", *flags, *objects, *libraries, *torch, "-o", target])
-    return {**os.environ, "RECAST_CACHE": str(folder), "OMP_NUM_THREADS": "1"}
-
-
-RUNTIMES = {"thread": "libtsan.so", "address": "libasan.so"}
+    run([*command, "-shared", *objects, *libraries, *torch, "-o", target])
+    return {"RECAST_CACHE": str(folder), "OMP_NUM_THREADS": "1"}
 
 
 def path_of(library):
@@ -79,18 +63,26 @@ def path_of(library):
 
 @pytest.fixture
 def sanitizer(request):
-    library = RUNTIMES.get(request.param)
-    if library and (path_of(library) == library or not shutil.which("setarch")):
-        pytest.skip(f"{COMPILER} has no {library} here, or there is no setarch")
+    """What ``-fsanitize=`` is to say, or ``None``; skips where it, or what it needs, is not to be had."""
+    if request.param:
+        if "Free Software Foundation" not in run([COMPILER, "--version"]):
+            pytest.skip(f"{COMPILER} is not gcc, and what another one's sanitizers are told is not known")
+        path = Path(path_of(RUNTIMES[request.param]))
+        if not path.is_absolute() or path.read_bytes()[:4] != b"\x7fELF":
+            pytest.skip(f"{COMPILER} has no {path.name} here")
+        if not shutil.which("setarch") or subprocess.run(["setarch", "-R", "true"], capture_output=True).returncode:
+            pytest.skip("addresses cannot be laid out in order here (setarch -R), which the sanitizers need")
     return request.param
 
 
-def watched(sanitizer, command, log, environment=os.environ):
+def watched(sanitizer, command, log, **environment):
     """The exit code, what was printed, and what the sanitizer said."""
     options = f"log_path={log} detect_leaks=0 report_signal_unsafe=0"
     environment = {**environment, "TSAN_OPTIONS": options, "ASAN_OPTIONS": options}
-    command = [*(["setarch", "-R"] if sanitizer else []), *map(str, command)]  # not at random addresses
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    command = ["env", *(f"{name}={value}" for name, value in environment.items()), *command]
+    if sanitizer:
+        command = ["setarch", "-R", *command]
+    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=600)
     said = "".join(path.read_text() for path in log.parent.glob(f"{log.name}.*"))
     return result.returncode, result.stdout + result.stderr, said
 
@@ -99,16 +91,16 @@ def watched(sanitizer, command, log, environment=os.environ):
 @pytest.mark.parametrize("sanitizer", [None, *RUNTIMES], indirect=True)
 def test_the_kernels_for_cuda_obey_every_law(sanitizer, tmp_path):
     environment = build(tmp_path, *(["-g", f"-fsanitize={sanitizer}"] if sanitizer else []))
-    options = [*OPTIONS, "-k", "fast and not bench"]
+    options = ["-q", "-p", "no:cacheprovider", "-m", "not gpu", "-k", "fast and not bench"]
     if sanitizer:
         # Python does not load the sanitizer by itself, and it must come first.
         environment["LD_PRELOAD"] = f"{path_of(RUNTIMES[sanitizer])} {path_of('libstdc++.so')}"
         # It looks at every access, so a few examples do, and no test that launches the same kernel over and over.
-        few = "fast and not (bench or gradcheck or opcheck or compile or number_of_threads)"
-        options = [*OPTIONS, "--hypothesis-profile=few", "-k", few]
+        options[-1] = "fast and not (bench or gradcheck or opcheck or compile or number_of_threads)"
+        options.append("--hypothesis-profile=few")
 
     def python(*arguments):
-        return watched(sanitizer, [sys.executable, *arguments], tmp_path / "log", environment)
+        return watched(sanitizer, [sys.executable, *arguments], tmp_path / "log", **environment)
 
     which = "from recast_ref import fast; print(fast.build_info()['cuda_architectures'])"
     assert "on the CPU" in python("-c", which)[1]
@@ -118,7 +110,7 @@ def test_the_kernels_for_cuda_obey_every_law(sanitizer, tmp_path):
             assert code == 0 and " passed" in printed, printed
 
 
-FINE = "shared[threadIdx.x] = 1; __syncthreads(); out[threadIdx.x] = shared[127 - threadIdx.x];"
+FINE = "shared[threadIdx.x] = row; __syncthreads(); out[threadIdx.x] = shared[127 - threadIdx.x]; __syncthreads();"
 
 
 @needs_compiler
@@ -126,10 +118,11 @@ FINE = "shared[threadIdx.x] = 1; __syncthreads(); out[threadIdx.x] = shared[127 
     "sanitizer, body, found",
     [
         ("thread", FINE, None),
-        ("thread", FINE.replace("__syncthreads();", ""), "data race"),
+        ("thread", FINE.replace("__syncthreads();", "", 1), "data race"),
+        ("thread", FINE.removesuffix("__syncthreads();"), "data race"),  # with the next row
         ("thread", FINE.replace("__syncthreads()", "__shfl_xor_sync(~0u, 0, 1)"), "data race"),
         ("address", FINE, None),
-        ("address", "shared[threadIdx.x + 1] = 1;", "use-after-poison"),
+        ("address", "shared[threadIdx.x + 1] = row;", "use-after-poison"),
         ("address", "shared[threadIdx.x] = out[threadIdx.x + 1];", "heap-buffer-overflow"),
     ],
     indirect=["sanitizer"],
@@ -140,11 +133,14 @@ def test_the_sanitizers_bite(sanitizer, tmp_path, body, found):
         #include "cuda_runtime.h"
         __global__ void kernel(unsigned* out) {
           unsigned* const shared = reinterpret_cast<unsigned*>(recast::recast_dynamic_shared);
-          BODY
+          for (unsigned row = blockIdx.x; row < 5; row += gridDim.x) {
+            BODY
+          }
         }
         int main() {
           std::unique_ptr<unsigned[]> out(new unsigned[128]);
-          cudaLaunchConfig_t config{1, 128, 128 * sizeof(unsigned), nullptr};
+          cudaLaunchConfig_t config{5, 128, 128 * sizeof(unsigned), nullptr};
+          cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, config.dynamicSmemBytes);
           return cudaLaunchKernelEx(&config, kernel, out.get());
         }
         """.replace("BODY", body)

@@ -175,6 +175,13 @@ def test_nan_and_infinite_logits_are_not_hidden(fill):
         assert fast.token_logps(logits, torch.tensor([7])).isnan().all()
 
 
+@pytest.mark.parametrize("fill", [math.nan, math.inf, -math.inf])
+def test_a_row_without_a_number_has_no_logps(fill):
+    rows = torch.full((2, 5000), fill)
+    assert reference.token_logps(rows, torch.tensor([0, 7])).isnan().all()
+    assert fast.token_logps(rows, torch.tensor([0, 7])).isnan().all()
+
+
 @pytest.mark.parametrize("dims", range(2, 8))  # on a CUDA device, no more
 def test_logits_of_any_number_of_dimensions(dims):
     *shape, size = [2, 1, 2, 3, 1, 2, 5][-dims:]

@@ -1,14 +1,15 @@
-"""What only a GPU can show. ``pytest -m gpu`` runs these and every law of the fast path on CUDA tensors.
+r"""What only a GPU can show. ``pytest -m gpu`` runs these and every law of the fast path on CUDA tensors.
 
 Where nvcc is a script or a link that lies elsewhere, say where CUDA is, or the library is built without its kernels
 (``recast-ref info`` says so): ``export CUDA_HOME=/usr/local/cuda``.
 
-Then, once that run has built the library, the same under NVIDIA's sanitizer. Memory of its own for each tensor, or what lies
-out of bounds is another tensor of PyTorch's pool; our kernels alone, or it takes hours; and not what asserts on purpose::
+Then, once that run has built the library, the same under NVIDIA's sanitizer: with memory of its own for each tensor, or what lies
+out of bounds is another tensor of PyTorch's pool; for our kernels alone, or it takes hours; and without what cannot do with that
+(graphs, what counts memory), what is too large, and what asserts on purpose::
 
     export PYTORCH_NO_CUDA_MEMORY_CACHING=1
     for tool in memcheck racecheck; do
-      compute-sanitizer --tool $tool --kernel-name kns=recast --target-processes application-only --error-exitcode 9 \\
+      compute-sanitizer --tool $tool --kernel-name kns=recast --target-processes application-only --error-exitcode 9 \
         python -m pytest -q -m gpu --hypothesis-profile=few -k "not (compile or graph or no_memory or 32_bits or bad_value)"
     done
 """

@@ -120,12 +120,13 @@ void logps_and_gradient_of_rows(const LogitRows& rows, const LossInputs& in, con
     // read while another is written.
     constexpr int64_t kVector = sizeof(uint4);
     constexpr int64_t kOthers = 3072;  // bytes of the kernel's other shared variables, of what CUDA keeps, and some
-    const int64_t room = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor), needed = ceil_div(rows.size, Vector<T>::kSize);
-    int blocks = 1;
-    while (blocks < 4 && (needed * kVector + kOthers) * blocks * 2 <= room) blocks *= 2;
-    const int64_t most = (room / blocks - kOthers) / kVector, cached = needed < most ? needed : most;
-    const int bytes = static_cast<int>(cached * kVector);
-    const cudaError_t error = cudaFuncSetAttribute(visit_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    const int64_t room = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor), most = (room - kOthers) / kVector;
+    const int64_t needed = ceil_div(rows.size, Vector<T>::kSize), cached = needed < most ? needed : most;
+    const int64_t bytes = cached * kVector, each = bytes + kOthers;
+    const int blocks = 4 * each <= room ? 4 : 2 * each <= room ? 2 : 1;
+    // A limit that does not depend on the rows: other threads of the host, and graphs, may launch for longer ones.
+    const cudaError_t error = cudaFuncSetAttribute(visit_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                   static_cast<int>(most * kVector));
     if (error != cudaSuccess) throw std::runtime_error(std::string("recast: ") + cudaGetErrorString(error));
     launch(visit_kernel<T>, rows.count, threads_for(cached, kThreads / blocks), bytes, stream, rows, in, sums, totals, logps,
            cached);

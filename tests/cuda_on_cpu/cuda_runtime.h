@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <map>
 #include <memory>
 #include <numeric>
 #include <vector>
@@ -34,7 +35,7 @@ struct alignas(16) uint4 {
 };
 
 namespace recast {
-inline thread_local uint4 recast_dynamic_shared[8192];
+inline thread_local uint4 recast_dynamic_shared[3072];
 }
 
 namespace cuda_on_cpu {
@@ -65,8 +66,9 @@ struct State {
   int alive = 0;
   bool moved = false;
   const char* error = nullptr;
+  std::map<const void*, size_t> shared;  // what a kernel may ask for
   uint64_t shuffle = 1;
-  Thread host = this_thread();
+  Thread host;
   char began, ended;  // places
 };
 
@@ -112,6 +114,7 @@ CUDA_ON_CPU_ITSELF inline void run_fiber() {
 CUDA_ON_CPU_ITSELF inline void run_block(int threads) {
   State& s = state();
   s.alive = threads;
+  s.host = this_thread();
   before(s.began);
   s.all = {};
   std::fill(std::begin(s.warps), std::end(s.warps), Barrier{});
@@ -207,23 +210,32 @@ struct cudaLaunchConfig_t {
 inline const char* cudaGetErrorString(cudaError_t) { return cuda_on_cpu::state().error; }
 inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
 
-// Two multiprocessors with less memory than a long row needs, so that every way through the kernels is taken.
+// Two multiprocessors with less memory than a long row needs, so that every way through the kernels is taken. As on a GPU, CUDA
+// keeps 1 KB for itself, and what a kernel's own variables take is not to be had either.
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
-  *value = which == cudaDevAttrMultiProcessorCount ? 2 : 48 << 10;
+  *value = which == cudaDevAttrMultiProcessorCount ? 2 : static_cast<int>(cuda_on_cpu::kShared);
   return cudaSuccess;
 }
 
+inline cudaError_t cuda_on_cpu_refuses(const char* why) {
+  cuda_on_cpu::state().error = why;
+  return cudaErrorAssert;
+}
+
 template <typename Kernel>
-cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int bytes) {
-  return bytes <= static_cast<int>(cuda_on_cpu::kShared) ? cudaSuccess : cudaErrorAssert;
+cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute, int bytes) {
+  if (bytes < 0 || bytes > static_cast<int>(cuda_on_cpu::kShared) - 2048) return cuda_on_cpu_refuses("invalid value");
+  cuda_on_cpu::state().shared[reinterpret_cast<const void*>(kernel)] = bytes;
+  return cudaSuccess;
 }
 
 template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), Arguments&&... arguments) {
   auto& s = cuda_on_cpu::state();
   s.error = nullptr;
+  if (config->dynamicSmemBytes > s.shared[reinterpret_cast<const void*>(kernel)]) return cuda_on_cpu_refuses("too much memory");
   s.threads = config->blockDim;
-  s.blocks = dim3(std::min(config->gridDim.x, 64u));  // fewer than asked for: the kernels must loop
+  s.blocks = dim3(std::min(config->gridDim.x, 2u));  // fewer than asked for: the kernels must loop
   s.body = [=] { kernel(arguments...); };
   char* const shared = reinterpret_cast<char*>(recast::recast_dynamic_shared);
   cuda_on_cpu::allow(shared, config->dynamicSmemBytes);

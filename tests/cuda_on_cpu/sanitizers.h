@@ -2,7 +2,8 @@
 //
 // -fsanitize=thread finds races between the threads of a block, whatever the order they ran in: a fiber is a thread to it, and
 // one comes before another only where __syncthreads says so. (An exchange within a warp orders no memory; nor does it on a GPU.)
-// -fsanitize=address finds accesses outside of a tensor, and shared memory that the launch did not ask for.
+// -fsanitize=address finds accesses outside of a tensor, and shared memory that the launch did not ask for; but no index beyond
+// a __shared__ array of fixed size. Blocks run one after another: races between them are not found.
 #pragma once
 
 #include <cstddef>
