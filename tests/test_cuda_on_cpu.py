@@ -90,13 +90,13 @@ def watched(sanitizer, command, log, **environment):
 @needs_compiler
 @pytest.mark.parametrize("sanitizer", [None, *RUNTIMES], indirect=True)
 def test_the_kernels_for_cuda_obey_every_law(sanitizer, tmp_path):
-    environment = build(tmp_path, *(["-g", f"-fsanitize={sanitizer}"] if sanitizer else []))
+    environment = build(tmp_path, *(["-g1", f"-fsanitize={sanitizer}"] if sanitizer else []))
     options = ["-q", "-p", "no:cacheprovider", "-m", "not gpu", "-k", "fast and not bench"]
     if sanitizer:
         # Python does not load the sanitizer by itself, and it must come first.
         environment["LD_PRELOAD"] = f"{path_of(RUNTIMES[sanitizer])} {path_of('libstdc++.so')}"
-        # It looks at every access, so a few examples do, and no test that launches the same kernel over and over.
-        options[-1] = "fast and not (bench or gradcheck or opcheck or compile or number_of_threads)"
+        # It looks at every access, so a few examples do, and nothing that launches the same kernel over and over.
+        options[-1] = "fast and not (bench or gradcheck or opcheck or compile or number_of_threads or very_long)"
         options.append("--hypothesis-profile=few")
 
     def python(*arguments):
