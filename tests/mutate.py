@@ -176,7 +176,7 @@ RULES = (
 # What only decides how fast it is, and which of equal instructions are taken.
 SPEED = re.compile(
     r"__builtin_|kAhead|kBlock =|grain|reserve|#|static_assert|^ *(using|case|default|template)|launch_bounds"
-    r"|1 \+ \d+ / (\(\w+ \+ 1\)|length)|1024, "
+    r"|1 \+ \d+ / (\(\w+ \+ 1\)|length)|1024, |const int blocks = .*"
 )
 
 
