@@ -172,8 +172,9 @@ def logits_loss(
     must then not be used again: not by another loss, not by a second backward (autograd refuses that), not by you.
     ``torch.compile`` ignores it and makes a new tensor.
 
-    On a CUDA device it is written already in forward (but for float16), while the row is still in the cache, so that each row
-    is read once and written once; then only ``.loss`` has a gradient. Backward multiplies by what comes in, unless that is 1.
+    On a CUDA device it is written already in forward (but for float16): with enough rows for the device, while a row is still in
+    the caches, so that it is read from memory once and written once. Then only ``.loss`` has a gradient. Backward multiplies
+    by what comes in, unless that is 1.
     """
     flag("inplace_backward", inplace_backward)
     options = (clip_low, clip_high, dual_clip, kl_coef, aggregate)
