@@ -172,9 +172,9 @@ def logits_loss(
     must then not be used again: not by another loss, not by a second backward (autograd refuses that), not by you.
     ``torch.compile`` ignores it and makes a new tensor.
 
-    On a CUDA device it is written already in forward (but for float16): with enough rows for the device, while a row is still in
-    the caches, so that it is read from memory once and written once. Then only ``.loss`` has a gradient. Backward multiplies
-    by what comes in, unless that is 1.
+    On a CUDA device it is written already in forward (float16 excepted). Where there are enough rows to keep the device busy, that
+    is while a row is still in the caches, so that it is read from memory once and written once. Then only ``.loss`` has a
+    gradient. Backward multiplies by what comes in, unless that is 1.
     """
     flag("inplace_backward", inplace_backward)
     options = (clip_low, clip_high, dual_clip, kl_coef, aggregate)
