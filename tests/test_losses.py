@@ -56,12 +56,17 @@ def formula(
     return reduce(0), reduce(1), reduce(0) + kl_coef * reduce(1), clipped
 
 
-@given(loss_inputs())
-def test_loss_and_gradient_equal_the_formula(R, inputs):
+@given(loss_inputs(), st.tuples(*3 * [st.sampled_from([1.0, 0.0, -0.5])]))
+def test_loss_and_gradient_equal_the_formula(R, inputs, weights):
+    """And so does the gradient of the two parts, each by itself."""
     (logps, old, advantages, mask, ref), options = inputs
     mine, theirs = logps.clone().requires_grad_(), logps.clone().requires_grad_()
     got = R.policy_loss(mine, old, advantages, mask, ref, **options)
-    got.loss.backward()
+
+    def weighted(policy, kl, loss):
+        return weights[0] * loss + weights[1] * policy + weights[2] * kl
+
+    weighted(got.policy, got.kl, got.loss).backward()
     expected = formula(theirs, old, advantages, mask, ref, **options)
     if expected is None:
         assert got.loss == got.policy == got.kl == got.clip_fraction == 0
@@ -72,7 +77,7 @@ def test_loss_and_gradient_equal_the_formula(R, inputs):
     assert got.policy.item() == pytest.approx(detached[0], rel=1e-9, abs=1e-12)
     assert got.kl.item() == pytest.approx(detached[1], rel=1e-9, abs=1e-12)
     assert got.loss.item() == pytest.approx(detached[2], rel=1e-9, abs=1e-12)
-    expected_grad = torch.autograd.grad(expected[2] + 0 * theirs.sum(), theirs)[0]
+    expected_grad = torch.autograd.grad(weighted(*expected[:3]) + 0 * theirs.sum(), theirs)[0]
     torch.testing.assert_close(mine.grad, expected_grad, rtol=1e-9, atol=1e-12)
 
 
