@@ -213,6 +213,12 @@ def test_in_place_only_the_loss_has_a_gradient(generator):
         result.policy.backward()
 
 
+def test_more_dimensions_than_the_kernels_take_are_refused():
+    tokens = torch.zeros(7 * [1], dtype=torch.int64, device="cuda")
+    with pytest.raises(ValueError, match="logits: expected at most 7 dimensions on a CUDA device"):
+        fast.token_logps(torch.zeros(8 * [1], device="cuda"), tokens)
+
+
 def test_two_devices_are_refused(generator):
     predictions, targets, keys = sids(generator)
     with pytest.raises(ValueError, match="targets: expected device cuda:0, where predictions is, got cpu"):
