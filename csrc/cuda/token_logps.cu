@@ -59,18 +59,18 @@ __global__ void __launch_bounds__(kThreads, 2)
       zero_row(out, Stretch<T>(out, begin, end));
       continue;
     }
-    RowGradient<T> at(lse[row], grad[row], token_of(rows, row));
+    RowGradient<T> result(lse[row], grad[row], token_of(rows, row));
     const Stretch<T> stretch(data, begin, end);
     const uint4* vectors = reinterpret_cast<const uint4*>(data + stretch.place(0));
     uint4* to = reinterpret_cast<uint4*>(out + stretch.place(0));
     if (reinterpret_cast<uintptr_t>(to) % sizeof(uint4) != 0) {  // rows that are not aligned alike
-      for (int64_t i = begin + threadIdx.x; i < end; i += blockDim.x) out[i] = at.at(data[i], i);
+      for (int64_t i = begin + threadIdx.x; i < end; i += blockDim.x) out[i] = result.at(data[i], i);
     } else {
-      stretch.each_single([&](int64_t i) { out[i] = at.at(data[i], i); });
+      stretch.each_single([&](int64_t i) { out[i] = result.at(data[i], i); });
       each_vector<T>(stretch.vectors, [&](int64_t v) { return vectors[v]; },
-                     [&](int64_t v, const Vector<T>& x) { __stcs(to + v, at.at(x, stretch.place(v))); });
+                     [&](int64_t v, const Vector<T>& x) { __stcs(to + v, result.at(x, stretch.place(v))); });
     }
-    at.finish(out);
+    result.finish(out);
   }
 }
 

@@ -185,12 +185,13 @@ POLICY = [
         "expected": {"loss": 4.0, "policy": 4.0, "kl": math.e - 2, "clip_fraction": 0.0},  # 16 / 4
     },
 ]
+_ragged = POLICY[-1]
 for _how, _value in (
     ("token-mean", 16 / 4),
     ("seq-mean-token-mean", (2 + 10) / 2),
     ("seq-mean-token-sum", (6 + 10) / 2),
 ):
-    POLICY.append({k: v for k, v in POLICY[22].items() if k != "ref_logps"} | {"aggregate": _how})
+    POLICY.append({k: v for k, v in _ragged.items() if k != "ref_logps"} | {"aggregate": _how})
     POLICY[-1]["expected"] = {"loss": _value, "policy": _value, "kl": 0.0}
 
 

@@ -18,7 +18,7 @@ def _learned(subject):
     return "logps" if subject.kind.name == "policy_loss" else "logits"
 
 
-def _gradient(subject, case, main=None, weights=1.0):
+def _gradient(subject, case, weights=1.0):
     """The answer, and the gradient of its main part to what is learned, zeros where there is none."""
     name = _learned(subject)
     leaf = case[name].detach().clone().requires_grad_()
