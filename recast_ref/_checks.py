@@ -1,4 +1,8 @@
-"""Argument checks: bad input is met at the door, with a message that names the argument, what came and what is wanted."""
+"""Argument checks: bad input is met at the door, with a message that names the argument, what came and what is wanted.
+
+Each function of :mod:`recast_ref.reference` begins with one of those at the end of this file. :mod:`recast_ref.fast` calls the same one
+to put into words what a kernel refused, and its fake kernels call it with ``values=False``: shapes, dtypes and devices, but no values.
+"""
 
 import math
 import numbers
@@ -6,6 +10,9 @@ import numbers
 import torch
 
 HALF = (torch.float16, torch.bfloat16)
+AGGREGATES = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum")
+MOST_LEVELS = 15  # phi is summed as an integer of L digits, which has to fit in int64 with room for the sum
+OPTIONAL = ("repairable", "tie_break", "ref_logps")
 
 _KINDS = {
     "floating": ("float32, float64, float16 or bfloat16", lambda dtype: dtype in (torch.float32, torch.float64, *HALF)),
@@ -13,6 +20,18 @@ _KINDS = {
     "bool": ("torch.bool", lambda dtype: dtype == torch.bool),
     "0/1": ("bool, or a numeric dtype holding only 0 and 1", lambda dtype: not dtype.is_complex),
 }
+
+
+def dense(**tensors):
+    """Refuse what no kernel takes: anything but tensors, and tensors that are sparse or nested. ``None`` is for optional ones."""
+    for name, value in tensors.items():
+        if isinstance(value, torch.Tensor):
+            if value.is_nested:
+                raise TypeError(f"{name}: expected a dense tensor, got a nested one; pad it first")
+            if value.layout is not torch.strided:
+                raise TypeError(f"{name}: expected a dense tensor, got layout {value.layout}; call .to_dense() first")
+        elif value is not None or name not in OPTIONAL:
+            raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
 
 
 class Arguments:
@@ -33,11 +52,10 @@ class Arguments:
         ``hint`` is added to what the message says is wanted.
 
         Raises:
-            TypeError: not a tensor, or another dtype.
+            TypeError: not a tensor, a sparse or nested one, or another dtype.
             ValueError: another shape or device.
         """
-        if not isinstance(value, torch.Tensor):
-            raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+        dense(**{name: value})
         wanted, accepts = _KINDS[kind]
         if not accepts(value.dtype):
             raise TypeError(f"{name}: expected {wanted}, got {value.dtype}")
@@ -84,40 +102,21 @@ def refuse(name, bad, tensor, wanted):
         raise ValueError(f"{name}: expected {wanted}, got {tensor[place].item()} at {list(place)}")
 
 
-def group_tensors(rewards=None, scores=None, repairable=None, tie_break=None):
-    """Check the tensors that describe groups, those that are not ``None``: shapes, dtypes, device, and values.
-
-    Rewards must be finite and not negative (they say who is a positive), scores and tie keys must not be NaN (they are
-    only ranked).
-    """
-    arguments = Arguments()
-    if rewards is not None:
-        arguments.tensor("rewards", rewards, "Q G", "floating")
-        refuse("rewards", ~(rewards.isfinite() & (rewards >= 0)), rewards, "finite values >= 0")
-    if scores is not None:
-        arguments.tensor("scores", scores, "Q G", "floating")
-        refuse("scores", scores.isnan(), scores, "values that can be ranked")
-    if repairable is not None:
-        arguments.tensor("repairable", repairable, "Q", "bool")
-    if tie_break is not None:
-        arguments.tensor("tie_break", tie_break, "Q G", "floating")
-        refuse("tie_break", tie_break.isnan(), tie_break, "values that can be ranked")
-
-
 def number(name, value, low, include_low=True, dtype=None):
     """Return ``value`` as a float if it is a finite real number ``>= low`` (``> low`` without ``include_low``), else raise.
 
     With ``dtype``, it must not overflow, or vanish, in that dtype.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
+        hint = "; call .item() on it" if isinstance(value, torch.Tensor) else ""
+        raise TypeError(f"{name}: expected a number, got {type(value).__name__}{hint}")
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     if not math.isfinite(number) or number < low or (number == low and not include_low):
         raise ValueError(f"{name}: expected a finite number {'>=' if include_low else '>'} {low}, got {value}")
-    if dtype is not None and number:
+    if dtype is not None and number and not 1e-4 < number < 1e4:  # every dtype holds what lies between
         stored = torch.tensor(number, dtype=torch.float64).to(dtype).item()
         if not math.isfinite(stored) or stored == 0:
             raise ValueError(f"{name}: expected a number that {dtype} can hold, got {value}, which becomes {stored}")
@@ -129,3 +128,121 @@ def flag(name, value):
     if not isinstance(value, bool):
         raise TypeError(f"{name}: expected True or False, got {value!r}")
     return value
+
+
+# ---- the arguments of each function
+
+
+def sid_tensors(predictions, targets, tie_break=None, values=True):
+    """Check SIDs, and the tie keys that go with them."""
+    arguments = Arguments()
+    arguments.tensor("predictions", predictions, "Q G M L", "int64")
+    arguments.tensor("targets", targets, "Q K L", "int64")
+    count, levels = predictions.shape[2:]
+    if not 1 <= levels <= MOST_LEVELS:
+        raise ValueError(f"predictions: expected 1 to {MOST_LEVELS} codes per SID (last dimension), got {levels}")
+    most = (2**63 - 1) // 10 ** (levels - 1)
+    if count > most:
+        raise ValueError(f"predictions: expected at most {most} SIDs of {levels} codes in a response, got {count}")
+    _tie_break(arguments, tie_break, values)
+
+
+def reward_tensor(rewards, values=True):
+    """Check the rewards of groups: they must be finite and not negative, as they say who is a positive."""
+    arguments = Arguments()
+    arguments.tensor("rewards", rewards, "Q G", "floating")
+    if values:
+        refuse("rewards", ~(rewards.isfinite() & (rewards >= 0)), rewards, "finite values >= 0")
+    return arguments
+
+
+def group_tensors(rewards, scores, repairable=None, tie_break=None, values=True):
+    """Check the tensors that describe groups. Scores and tie keys are only ranked, so all but NaN will do."""
+    arguments = reward_tensor(rewards, values)
+    arguments.tensor("scores", scores, "Q G", "floating")
+    if values:
+        refuse("scores", scores.isnan(), scores, "values that can be ranked")
+    if repairable is not None:
+        arguments.tensor("repairable", repairable, "Q", "bool")
+    _tie_break(arguments, tie_break, values)
+
+
+def _tie_break(arguments, tie_break, values):
+    if tie_break is None:
+        return
+    arguments.tensor("tie_break", tie_break, "Q G", "floating")
+    if values:
+        refuse("tie_break", tie_break.isnan(), tie_break, "values that can be ranked")
+
+
+def pair_weights(weight, negative_weight, dtype):
+    """Return ``w`` and ``w_neg`` as floats; ``w_neg`` is ``w`` unless it is given. Advantages of ``dtype`` must hold them."""
+    weight = number("weight", weight, low=0, include_low=False, dtype=dtype)
+    if negative_weight is None:
+        return weight, weight
+    return weight, number("negative_weight", negative_weight, low=0, dtype=dtype)
+
+
+def branch_tensors(positive_tokens, negative_tokens):
+    """Check the tokens of two responses."""
+    arguments = Arguments()
+    arguments.tensor("positive_tokens", positive_tokens, "... T", "int64")
+    arguments.tensor("negative_tokens", negative_tokens, "... T", "int64")
+
+
+def logit_tensors(logits, tokens, values=True):
+    """Check logits and the tokens that were drawn from them."""
+    arguments = Arguments()
+    arguments.tensor("logits", logits, "... T V", "floating")
+    arguments.tensor("tokens", tokens, "... T", "int64")
+    if values:
+        _in_vocabulary(logits, tokens)
+    return arguments
+
+
+def _in_vocabulary(logits, tokens, unmasked=True):
+    size = logits.shape[-1]
+    refuse("tokens", unmasked & ((tokens < 0) | (tokens >= size)), tokens, f"values in [0, V={size})")
+
+
+def masked_logit_tensors(logits, tokens, mask, values=True):
+    """Check logits, tokens and the mask that says which of them count."""
+    arguments = Arguments()
+    arguments.tensor("logits", logits, "B T V", "floating")
+    arguments.tensor("tokens", tokens, "B T", "int64")
+    _mask(arguments, mask, values)
+    if values:
+        _in_vocabulary(logits, tokens, mask.bool())
+
+
+def loss_tensors(logps, old_logps, advantages, mask, ref_logps=None, values=True):
+    """Check log-probs, advantages and mask."""
+    arguments = Arguments()
+    arguments.tensor("logps", logps, "B T", "floating")
+    arguments.tensor("old_logps", old_logps, "B T", "floating")
+    if isinstance(advantages, torch.Tensor) and advantages.dim() == 1:
+        arguments.tensor("advantages", advantages, "B", "floating")
+    else:
+        arguments.tensor("advantages", advantages, "B T", "floating", hint="or (B,)")
+    _mask(arguments, mask, values)
+    if ref_logps is not None:
+        arguments.tensor("ref_logps", ref_logps, "B T", "floating")
+
+
+def _mask(arguments, mask, values):
+    arguments.tensor("mask", mask, "B T", "0/1")
+    if values:
+        refuse("mask", (mask != 0) & (mask != 1), mask, "only 0 and 1")
+
+
+def loss_options(clip_low, clip_high, dual_clip, kl_coef, aggregate, has_ref):
+    """Return the four numbers as floats, and ``aggregate``."""
+    clip_low = number("clip_low", clip_low, low=0, dtype=torch.float32)
+    clip_high = number("clip_high", clip_high, low=0, dtype=torch.float32)
+    dual_clip = number("dual_clip", dual_clip, low=1, include_low=False, dtype=torch.float32)
+    kl_coef = number("kl_coef", kl_coef, low=0, dtype=torch.float32)
+    if kl_coef > 0 and not has_ref:
+        raise ValueError(f"ref_logps: needed for kl_coef={kl_coef}, got None; pass them, or kl_coef=0")
+    if not isinstance(aggregate, str) or aggregate not in AGGREGATES:
+        raise ValueError(f"aggregate: expected one of {', '.join(AGGREGATES)}, got {aggregate!r}")
+    return clip_low, clip_high, dual_clip, kl_coef, aggregate

@@ -313,7 +313,8 @@ def opcheck_cases():
     predictions, targets = torch.randint(0, 3, (2, 3, 2, 3)), torch.randint(0, 3, (2, 1, 3))
     usable, tokens = torch.tensor([True, False]), torch.tensor([[1, 2, 0], [3, 3, 1]])
     mask = torch.tensor([[True, True, False], [True, True, True]])
-    logits, lse = torch.randn(2, 3, 5), torch.randn(2, 3).double() + 3
+    logits = torch.randn(2, 3, 5)
+    lse = torch.stack([logits.amax(dim=-1), torch.rand(2, 3)], dim=-1).double()
     options = (0.2, 0.28, 3.0, 0.1, "token-mean")
     loss = (torch.randn(2, 3), torch.randn(2, 3), torch.tensor([1.0, -1.0]), mask, torch.randn(2, 3), *options)
     one = torch.ones(())

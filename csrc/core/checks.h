@@ -1,5 +1,5 @@
-// What every kernel checks. The messages that users see come from the reference: recast_ref.fast catches these errors
-// and lets recast_ref.reference say what is wrong, so that both paths speak alike.
+// What every kernel checks. The messages that users see come from recast_ref/_checks.py: recast_ref.fast catches these errors and
+// lets the checks of the reference say what is wrong, so that both paths speak alike.
 #pragma once
 
 #include <ATen/Dispatch.h>
@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -48,6 +49,10 @@ inline void check_sids(const at::Tensor& predictions, const at::Tensor& targets,
   TORCH_CHECK_VALUE(targets.dim() == 3 && targets.size(0) == predictions.size(0) && targets.size(2) == levels,
                     "targets: expected shape (Q, K, L), got ", targets.sizes());
   TORCH_CHECK_VALUE(levels >= 1 && levels <= most_levels, "predictions: expected 1 to ", most_levels, " codes, got ", levels);
+  int64_t unit = 1;  // of the sum of phi, which must not overflow
+  for (int64_t l = 1; l < levels; ++l) unit *= 10;
+  TORCH_CHECK_VALUE(predictions.size(2) <= std::numeric_limits<int64_t>::max() / unit, "predictions: too many SIDs, got ",
+                    predictions.size(2));
   check_device(targets, predictions, "targets");
 }
 
@@ -113,6 +118,25 @@ inline void check_logits(const at::Tensor& logits, const at::Tensor& tokens, con
   TORCH_CHECK_TYPE(mask->scalar_type() == at::kBool, "mask: expected torch.bool");
   check_sizes(*mask, tokens.sizes(), "mask");
   check_device(*mask, logits, "mask");
+}
+
+// Two numbers for each row: its largest logit, and the log of the sum of what the others are to it.
+inline std::vector<int64_t> lse_sizes(const at::Tensor& tokens) {
+  auto sizes = tokens.sizes().vec();
+  sizes.push_back(2);
+  return sizes;
+}
+
+// What backward of token_logps is given: what forward was, and what it left.
+inline void check_saved(const at::Tensor& grad, const at::Tensor& logits, const at::Tensor& tokens, const at::Tensor& lse,
+                        const Optional& mask) {
+  check_logits(logits, tokens, mask);
+  check_floating(grad, "grad");
+  check_sizes(grad, tokens.sizes(), "grad");
+  check_device(grad, logits, "grad");
+  TORCH_CHECK_TYPE(lse.scalar_type() == at::kDouble, "lse: expected torch.float64");
+  check_sizes(lse, lse_sizes(tokens), "lse");
+  check_device(lse, logits, "lse");
 }
 
 inline at::ScalarType wide(at::ScalarType type) { return type == at::kDouble ? at::kDouble : at::kFloat; }

@@ -24,11 +24,10 @@ RECAST_HD T clamp(T x, T low, T high) {
 }
 
 template <typename T>
-RECAST_HD TokenLoss<T> policy_term(T logp, T old_logp, T advantage, T clip_low, T clip_high, T dual_clip) {
+RECAST_HD TokenLoss<T> policy_term(T logp, T old_logp, T advantage, T low, T high, T dual_clip) {
   const T gap = logp - old_logp;
   const T ratio = std::exp(clamp<T>(gap, -20, 20));
   const T ratio_grad = (gap >= -20 && gap <= 20) ? ratio : T(0);
-  const T low = 1 - clip_low, high = 1 + clip_high;
   const T unclipped = -advantage * ratio;
   const T clipped = -advantage * clamp<T>(ratio, low, high);
   const T unclipped_grad = -advantage * ratio_grad;

@@ -25,8 +25,8 @@ void each_token(const LossTensors& in, const LossOptions& options, int64_t begin
   for (int64_t row = begin; row < end; ++row) {
     for (int64_t i = row * in.t; i < (row + 1) * in.t; ++i) {
       if (!mask[i]) continue;
-      auto loss = policy_term<T>(logps[i], old_logps[i], advantages[in.per_token ? i : row], static_cast<T>(options.clip_low),
-                                 static_cast<T>(options.clip_high), static_cast<T>(options.dual_clip));
+      auto loss = policy_term<T>(logps[i], old_logps[i], advantages[in.per_token ? i : row], static_cast<T>(1 - options.clip_low),
+                                 static_cast<T>(1 + options.clip_high), static_cast<T>(options.dual_clip));
       if (ref) kl_term<T>(logps[i], ref[i], loss);
       body(i, row, loss);
     }

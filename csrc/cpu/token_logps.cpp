@@ -1,5 +1,5 @@
 // Log-probs of chosen tokens, and their gradient, without ever making a log-softmax.
-// Forward reads each row once from memory (and once more from cache) and keeps one number for it, the log-sum-exp;
+// Forward reads each row once from memory (and once more from cache) and keeps two numbers for it, its log-sum-exp in two parts;
 // backward is one pass that writes -g * softmax, with g added at the token.
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "../core/log_sum_exp.h"
 #include "rows.h"
 #include "vector.h"
 
@@ -17,9 +18,8 @@ namespace {
 constexpr int64_t kAhead = 8192;  // bytes that backward asks for ahead of its work
 constexpr int64_t kBlock = 4096;  // elements that stay in the first-level cache between the two looks at them
 
-// log(sum(exp(row))): -inf if all are -inf; NaN if one is NaN or +inf.
 template <typename T>
-RECAST_INLINE double log_sum_exp(const T* row, int64_t size) {
+RECAST_INLINE LogSumExp log_sum_exp(const T* row, int64_t size) {
   const float lowest = -std::numeric_limits<float>::infinity();
   float largest = lowest;
   double sum = 0;  // of exp(x - largest)
@@ -60,11 +60,11 @@ RECAST_INLINE double log_sum_exp(const T* row, int64_t size) {
     for (int64_t lane = 0; lane < kLanes; ++lane) sum += parts[lane];
     for (int64_t i = whole; i < end; ++i) sum += std::exp(static_cast<float>(row[i]) - origin);
   }
-  return largest == lowest && sum == 0 ? lowest : largest + std::log(sum);
+  return {largest, std::log(sum)};
 }
 
 template <>
-RECAST_INLINE double log_sum_exp(const double* row, int64_t size) {
+RECAST_INLINE LogSumExp log_sum_exp(const double* row, int64_t size) {
   double largest = -std::numeric_limits<double>::infinity(), sum = 0;
   for (int64_t i = 0; i < size; ++i) largest = std::max(largest, row[i]);
   const double origin = std::isinf(largest) && largest < 0 ? 0.0 : largest;
@@ -74,13 +74,13 @@ RECAST_INLINE double log_sum_exp(const double* row, int64_t size) {
     for (int64_t lane = 0; lane < count; ++lane) parts[lane] += std::exp(row[begin + lane] - origin);
   }
   for (double part : parts) sum += part;
-  return largest + std::log(sum);
+  return {largest, std::log(sum)};
 }
 
 // gradient[i] = -g * exp(row[i] - lse); gradient may be row.
 template <typename T>
-RECAST_INLINE void minus_softmax(const T* row, int64_t size, double lse, double g, T* gradient) {
-  const float high = static_cast<float>(lse), low = static_cast<float>(lse - high), scale = static_cast<float>(-g);
+RECAST_INLINE void minus_softmax(const T* row, int64_t size, LogSumExp lse, double g, T* gradient) {
+  const float high = static_cast<float>(lse.largest), low = static_cast<float>(lse.rest), scale = static_cast<float>(-g);
   const int64_t whole = size / kLanes * kLanes;
   for (int64_t i = 0; i < whole; i += kLanes) {
     // The hardware looks too little ahead: without this the arithmetic waits for memory.
@@ -95,17 +95,17 @@ RECAST_INLINE void minus_softmax(const T* row, int64_t size, double lse, double 
 }
 
 template <>
-RECAST_INLINE void minus_softmax(const double* row, int64_t size, double lse, double g, double* gradient) {
-  for (int64_t i = 0; i < size; ++i) gradient[i] = -g * std::exp(row[i] - lse);
+RECAST_INLINE void minus_softmax(const double* row, int64_t size, LogSumExp lse, double g, double* gradient) {
+  for (int64_t i = 0; i < size; ++i) gradient[i] = -g * std::exp(lse.logp(row[i]));
 }
 
 #define RECAST_KERNELS(NAME, TARGET)                                                          \
   template <typename T>                                                                       \
-  TARGET double log_sum_exp_##NAME(const T* row, int64_t size) {                              \
+  TARGET LogSumExp log_sum_exp_##NAME(const T* row, int64_t size) {                           \
     return log_sum_exp(row, size);                                                            \
   }                                                                                           \
   template <typename T>                                                                       \
-  TARGET void minus_softmax_##NAME(const T* row, int64_t size, double lse, double g, T* out) { \
+  TARGET void minus_softmax_##NAME(const T* row, int64_t size, LogSumExp lse, double g, T* out) { \
     minus_softmax(row, size, lse, g, out);                                                    \
   }
 RECAST_LEVELS(RECAST_KERNELS)
@@ -157,6 +157,13 @@ class Rows {
 
 int64_t grain(int64_t size) { return 1 + 32768 / (size + 1); }
 
+// Read once, and looked at where it is used: memory that is shared with others can change, between forward and backward too.
+int64_t token_at(const int64_t* tokens, int64_t i, int64_t size) {
+  const int64_t token = tokens[i];
+  TORCH_CHECK_VALUE(token >= 0 && token < size, "tokens: expected values in [0, V=", size, "), got ", token);
+  return token;
+}
+
 std::tuple<at::Tensor, at::Tensor> token_logps(const at::Tensor& logits_, const at::Tensor& tokens_,
                                                const Optional& mask_, bool /*inplace_backward*/) {
   check_logits(logits_, tokens_, mask_);
@@ -164,10 +171,10 @@ std::tuple<at::Tensor, at::Tensor> token_logps(const at::Tensor& logits_, const 
   const int64_t size = logits.size(-1), count = tokens.numel();
   const auto mask = mask_ ? Optional(mask_->contiguous()) : std::nullopt;
   auto logps = at::empty(tokens.sizes(), logits.options().dtype(wide(logits.scalar_type())));
-  auto lse = at::empty(tokens.sizes(), logits.options().dtype(at::kDouble));
+  auto lse = at::empty(lse_sizes(tokens), logits.options().dtype(at::kDouble));
   const int64_t* chosen = tokens.const_data_ptr<int64_t>();
   const bool* kept = mask ? mask->const_data_ptr<bool>() : nullptr;
-  double* sums = lse.mutable_data_ptr<double>();
+  auto* sums = static_cast<LogSumExp*>(lse.mutable_data_ptr());
   const Rows rows(logits);
   RECAST_DISPATCH(logits.scalar_type(), [&] {
     const auto log_sum_exp_of = log_sum_exp_kernel<scalar_t>();
@@ -175,12 +182,12 @@ std::tuple<at::Tensor, at::Tensor> token_logps(const at::Tensor& logits_, const 
     at::parallel_for(0, count, grain(size), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         double logp = 0;  // of a masked token: its row is not even read
-        sums[i] = 0;
+        sums[i] = {0, 0};
         if (!kept || kept[i]) {
-          TORCH_CHECK_VALUE(chosen[i] >= 0 && chosen[i] < size, "tokens: expected values in [0, V=", size, "), got ", chosen[i]);
+          const int64_t token = token_at(chosen, i, size);
           const scalar_t* row = data + rows.offset(i);
           sums[i] = log_sum_exp_of(row, size);
-          logp = static_cast<double>(row[chosen[i]]) - sums[i];
+          logp = sums[i].logp(static_cast<double>(row[token]));
         }
         if (logps.scalar_type() == at::kDouble) {
           logps.mutable_data_ptr<double>()[i] = logp;
@@ -199,7 +206,8 @@ void write_gradient(const at::Tensor& grad_, const at::Tensor& logits, const at:
   const auto grad = grad_.to(at::kDouble).contiguous(), tokens = tokens_.contiguous(), lse = lse_.contiguous();
   const auto mask = mask_ ? Optional(mask_->contiguous()) : std::nullopt;
   const int64_t size = logits.size(-1);
-  const double *g = grad.const_data_ptr<double>(), *sums = lse.const_data_ptr<double>();
+  const double* g = grad.const_data_ptr<double>();
+  const auto* sums = static_cast<const LogSumExp*>(lse.const_data_ptr());
   const int64_t* chosen = tokens.const_data_ptr<int64_t>();
   const bool* kept = mask ? mask->const_data_ptr<bool>() : nullptr;
   const Rows from(logits), to(gradient);
@@ -214,11 +222,12 @@ void write_gradient(const at::Tensor& grad_, const at::Tensor& logits, const at:
           std::fill(target, target + size, scalar_t(0));
           continue;
         }
+        const int64_t token = token_at(chosen, i, size);
         const scalar_t* row = data + from.offset(i);
         // Not target[token] += g: in half precision the rounded softmax would come back as an error of the token's gradient.
-        const double at_token = g[i] * -std::expm1(static_cast<double>(row[chosen[i]]) - sums[i]);
+        const double at_token = g[i] * -std::expm1(sums[i].logp(static_cast<double>(row[token])));
         minus_softmax_of(row, size, sums[i], g[i], target);
-        target[chosen[i]] = static_cast<scalar_t>(at_token);
+        target[token] = static_cast<scalar_t>(at_token);
       }
     });
   });
@@ -226,6 +235,7 @@ void write_gradient(const at::Tensor& grad_, const at::Tensor& logits, const at:
 
 at::Tensor token_logps_backward(const at::Tensor& grad, const at::Tensor& logits_, const at::Tensor& tokens,
                                 const at::Tensor& lse, const Optional& mask) {
+  check_saved(grad, logits_, tokens, lse, mask);
   const auto logits = with_whole_rows(logits_);
   auto gradient = at::empty(logits.sizes(), logits.options());
   write_gradient(grad, logits, tokens, lse, mask, gradient);
@@ -234,6 +244,7 @@ at::Tensor token_logps_backward(const at::Tensor& grad, const at::Tensor& logits
 
 void token_logps_backward_(const at::Tensor& grad, at::Tensor logits, const at::Tensor& tokens, const at::Tensor& lse,
                            const Optional& mask) {
+  check_saved(grad, logits, tokens, lse, mask);
   check_inplace(logits);
   write_gradient(grad, logits, tokens, lse, mask, logits);
   logits.unsafeGetTensorImpl()->bump_version();  // what saved these logits must not be used again

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "../core/aggregate.h"
+#include "../core/log_sum_exp.h"
 
 namespace recast {
 
@@ -78,9 +79,9 @@ struct Part {
 int64_t parts_of(int64_t rows, int64_t size);
 
 // logps: float32, or float64 for float64 logits. parts: workspace of count * parts_of(count, size).
-void logps_of_rows(const LogitRows&, Part* parts, void* logps, double* lse, cudaStream_t);
+void logps_of_rows(const LogitRows&, Part* parts, void* logps, LogSumExp* lse, cudaStream_t);
 // gradient: like logits in dtype and shape, rows at offsets of its own; it may be the logits.
-void gradient_of_rows(const LogitRows&, const double* grad, const double* lse, const LogitRows& gradient, cudaStream_t);
+void gradient_of_rows(const LogitRows&, const double* grad, const LogSumExp* lse, const LogitRows& gradient, cudaStream_t);
 
 // Contiguous (B, T), all of one dtype, float32 or float64.
 struct LossInputs {

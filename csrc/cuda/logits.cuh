@@ -1,6 +1,7 @@
 // Reading and writing rows of logits: 16 bytes at a time, several loads under way, log-sum-exp in one pass.
 #pragma once
 
+#include "../core/log_sum_exp.h"
 #include "device.cuh"
 
 namespace recast {
@@ -143,23 +144,22 @@ __device__ __forceinline__ Part join_in_block(const RunningSum<W>& mine, Part* s
   return in_warp(lane < warps ? shared[lane] : Part{0, -INFINITY});
 }
 
-__device__ __forceinline__ double log_of(const Part& part) {
-  return part.largest == -INFINITY && part.sum == 0 ? -INFINITY : part.largest + std::log(part.sum);
-}
+__device__ __forceinline__ LogSumExp log_of(const Part& part) { return {part.largest, std::log(part.sum)}; }
 
 // The gradient of one row: -grad * softmax, and grad * (1 - p) at the token. In half precision, adding grad to the rounded
 // softmax there would leave its rounding error. The thread that holds the token's logit remembers it and writes its gradient
 // last: in place, nobody else could be sure to read the logit before it is overwritten.
 template <typename T>
 struct RowGradient {
-  double lse, grad;
+  LogSumExp lse;
+  double grad;
   int64_t token;
-  Wide<T> high, low, scale;  // the log-sum-exp in two parts
+  Wide<T> high, low, scale;
   bool mine = false;
   Wide<T> logit = 0;
 
-  __device__ __forceinline__ RowGradient(double lse_, double grad_, int64_t token_)
-      : lse(lse_), grad(grad_), token(token_), high(static_cast<Wide<T>>(lse_)), low(static_cast<Wide<T>>(lse_ - high)),
+  __device__ __forceinline__ RowGradient(const LogSumExp& lse_, double grad_, int64_t token_)
+      : lse(lse_), grad(grad_), token(token_), high(static_cast<Wide<T>>(lse_.largest)), low(static_cast<Wide<T>>(lse_.rest)),
         scale(static_cast<Wide<T>>(-grad_)) {}
 
   __device__ __forceinline__ T at(T x, int64_t i) {
@@ -185,12 +185,12 @@ struct RowGradient {
   }
   __device__ __forceinline__ T gradient_of(T x) const { return narrow<T>(softmax(x) * scale); }
   __device__ __forceinline__ Wide<T> softmax(T x) const {
-    // One instruction less where the result is rounded so much that it cannot show.
-    if constexpr (sizeof(T) == 2) return power_of_two(fmaf(widen(x), kLog2E, -(high * kLog2E)));
+    // Not fmaf(x, kLog2E, -(high + low) * kLog2E), an instruction less: the product would be rounded, and of large logits show.
+    if constexpr (sizeof(T) < sizeof(double)) return power_of_two(fmaf(widen(x) - high, kLog2E, -(low * kLog2E)));
     return exp_of((widen(x) - high) - low);
   }
   __device__ __forceinline__ void finish(T* row) const {
-    if (mine) row[token] = narrow<T>(grad * -std::expm1(logit - lse));
+    if (mine) row[token] = narrow<T>(grad * -std::expm1(lse.logp(logit)));
   }
 };
 

@@ -18,7 +18,8 @@ struct Early {
 
 struct Visit {  // what it tells the others
   int64_t token;
-  double lse, slope;
+  LogSumExp lse;
+  double slope;
 };
 
 template <typename T>
@@ -63,8 +64,8 @@ __global__ void __launch_bounds__(kThreads)
                    [&](int64_t, const Vector<T>& x) { sum.add(x.values); });
     const Part whole = join_in_block(sum, shared);
     if (last) {
-      const double lse = log_of(whole);
-      const double logp = static_cast<Wide<T>>(early.logit - lse);  // as token_logps would have handed it on
+      const LogSumExp lse = log_of(whole);
+      const double logp = static_cast<Wide<T>>(lse.logp(early.logit));  // as token_logps would have handed it on
       visit = {early.token, lse, in.is_double ? slope_of_token<double>(in, early, row, logp, logps)
                                               : slope_of_token<float>(in, early, row, logp, logps)};
     }

@@ -23,8 +23,8 @@ __device__ __forceinline__ TokenArguments arguments_of(const LossInputs& in, int
 
 template <typename T>
 __device__ __forceinline__ TokenLoss<T> loss_of(const LossInputs& in, const TokenArguments& x, T logp) {
-  auto loss = policy_term<T>(logp, static_cast<T>(x.old_logp), static_cast<T>(x.advantage), static_cast<T>(in.clip_low),
-                             static_cast<T>(in.clip_high), static_cast<T>(in.dual_clip));
+  auto loss = policy_term<T>(logp, static_cast<T>(x.old_logp), static_cast<T>(x.advantage), static_cast<T>(1 - in.clip_low),
+                             static_cast<T>(1 + in.clip_high), static_cast<T>(in.dual_clip));
   if (in.ref_logps) kl_term<T>(logp, static_cast<T>(x.ref_logp), loss);
   return loss;
 }

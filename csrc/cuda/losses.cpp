@@ -63,21 +63,23 @@ std::tuple<at::Tensor, at::Tensor> token_logps(const at::Tensor& logits, const a
   const OnDeviceOf device(logits);
   const RowTensors x(logits, tokens, mask);
   auto logps = at::empty(tokens.sizes(), logits.options().dtype(wide(logits.scalar_type())));
-  auto lse = at::empty(tokens.sizes(), logits.options().dtype(at::kDouble));
+  auto lse = at::empty(lse_sizes(tokens), logits.options().dtype(at::kDouble));
   const LogitRows rows = x.rows();
   const auto parts = bytes(logits, rows.count * parts_of(rows.count, rows.size) * static_cast<int64_t>(sizeof(Part)));
-  logps_of_rows(rows, space<Part>(parts), logps.mutable_data_ptr(), lse.mutable_data_ptr<double>(), device.stream);
+  logps_of_rows(rows, space<Part>(parts), logps.mutable_data_ptr(), static_cast<LogSumExp*>(lse.mutable_data_ptr()), device.stream);
   return {logps, lse};
 }
 
 void write_gradient(const at::Tensor& grad_, const RowTensors& x, const at::Tensor& lse_, const at::Tensor& gradient) {
   const OnDeviceOf device(gradient);
   const auto grad = grad_.to(at::kDouble).contiguous(), lse = lse_.contiguous();
-  gradient_of_rows(x.rows(), grad.const_data_ptr<double>(), lse.const_data_ptr<double>(), rows_of(gradient), device.stream);
+  gradient_of_rows(x.rows(), grad.const_data_ptr<double>(), static_cast<const LogSumExp*>(lse.const_data_ptr()),
+                   rows_of(gradient), device.stream);
 }
 
 at::Tensor token_logps_backward(const at::Tensor& grad, const at::Tensor& logits, const at::Tensor& tokens,
                                 const at::Tensor& lse, const Optional& mask) {
+  check_saved(grad, logits, tokens, lse, mask);
   const RowTensors x(logits, tokens, mask);
   auto gradient = at::empty(logits.sizes(), logits.options());
   write_gradient(grad, x, lse, gradient);
@@ -86,6 +88,7 @@ at::Tensor token_logps_backward(const at::Tensor& grad, const at::Tensor& logits
 
 void token_logps_backward_(const at::Tensor& grad, at::Tensor logits, const at::Tensor& tokens, const at::Tensor& lse,
                            const Optional& mask) {
+  check_saved(grad, logits, tokens, lse, mask);
   check_dims(logits);
   check_inplace(logits);
   write_gradient(grad, RowTensors(logits, tokens, mask), lse, logits);

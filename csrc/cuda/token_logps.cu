@@ -32,22 +32,22 @@ __global__ void __launch_bounds__(kThreads) sum_kernel(LogitRows rows, int64_t p
 }
 
 template <typename T>
-__global__ void logp_kernel(LogitRows rows, int64_t parts, const Part* sums, Wide<T>* logps, double* lse) {
+__global__ void logp_kernel(LogitRows rows, int64_t parts, const Part* sums, Wide<T>* logps, LogSumExp* lse) {
   const int64_t step = int64_t{gridDim.x} * blockDim.x;
   for (int64_t row = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; row < rows.count; row += step) {
     logps[row] = 0;
-    lse[row] = 0;
+    lse[row] = {0, 0};
     if (rows.mask && !rows.mask[row]) continue;
     Part whole = sums[row * parts];
     for (int64_t i = 1; i < parts; ++i) whole = joined<Wide<T>>(whole, sums[row * parts + i]);
     lse[row] = log_of(whole);
-    logps[row] = static_cast<Wide<T>>(widen(row_of<T>(rows, row)[token_of(rows, row)]) - lse[row]);
+    logps[row] = static_cast<Wide<T>>(lse[row].logp(widen(row_of<T>(rows, row)[token_of(rows, row)])));
   }
 }
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads, 2)
-    gradient_kernel(LogitRows rows, int64_t parts, const double* grad, const double* lse, LogitRows gradient) {
+    gradient_kernel(LogitRows rows, int64_t parts, const double* grad, const LogSumExp* lse, LogitRows gradient) {
   const int64_t length = part_size(rows.size, parts);
   for (int64_t job = blockIdx.x; job < rows.count * parts; job += gridDim.x) {
     const int64_t row = job / parts, begin = job % parts * length;
@@ -82,7 +82,7 @@ int64_t parts_of(int64_t rows, int64_t size) {
   return most < 1 ? 1 : (wanted < most ? wanted : most);
 }
 
-void logps_of_rows(const LogitRows& rows, Part* sums, void* logps, double* lse, cudaStream_t stream) {
+void logps_of_rows(const LogitRows& rows, Part* sums, void* logps, LogSumExp* lse, cudaStream_t stream) {
   const int64_t parts = parts_of(rows.count, rows.size);
   with_type(rows.dtype, [&](auto zero) {
     using T = decltype(zero);
@@ -92,7 +92,7 @@ void logps_of_rows(const LogitRows& rows, Part* sums, void* logps, double* lse, 
   });
 }
 
-void gradient_of_rows(const LogitRows& rows, const double* grad, const double* lse, const LogitRows& gradient,
+void gradient_of_rows(const LogitRows& rows, const double* grad, const LogSumExp* lse, const LogitRows& gradient,
                       cudaStream_t stream) {
   const int64_t parts = parts_of(rows.count, rows.size);
   with_type(rows.dtype, [&](auto zero) {

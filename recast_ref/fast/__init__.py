@@ -3,24 +3,34 @@
 Importing this loads the compiled library, and builds it first where there is none (``recast_ref/_library.py``); it raises
 ``ImportError`` with the reason and the remedy if that cannot be. ``csrc/`` holds the kernels.
 
-What the values mean is said in the reference; here each function says what makes it fast. A bad argument is refused with
-the reference's own message.
+What the values mean is said in the reference; here each function says what makes it fast. A bad argument is refused in the
+same words.
+
+The losses have a gradient and no other derivative: forward mode and second derivatives are refused (``NotImplementedError``), and
+the reference has them. ``torch.func.grad``, ``jacrev`` and ``vmap`` work; ``vmap`` makes a call for each of the batch.
 
 On a CUDA device nothing waits for the device, so that calls can be captured in a CUDA graph. Types, shapes and devices are
 checked as on the CPU; a bad *value* (a NaN reward, a token outside the vocabulary) stops the kernel with a message on stderr,
 as PyTorch's own indexing does, and the next CUDA call raises. Sums go in a fixed order: the same input gives the same bits.
 """
 
+import torch
+
+from .. import _checks as checks
 from .. import reference
-from .._checks import flag
 from .._library import load
 from ..reference import Contrast, PolicyLoss, ReCast, Repair
 
 _library = load()
 
-from .ops import LossInPlace, loss_in_place, ops  # noqa: E402  (the ops exist once the library is loaded)
+from . import ops as differentiable  # noqa: E402  (the ops exist once the library is loaded)
+from .ops import LossInPlace, loss_in_place, ops  # noqa: E402
 
 __all__ = list(reference.__all__) + ["build_info"]
+
+# What the kernels raise for bad input. The checks then find it, and the words for it. No other exception may be caught here:
+# activation checkpointing ends its second forward pass with one.
+REFUSED = (TypeError, ValueError)
 
 
 def build_info():
@@ -31,101 +41,112 @@ def build_info():
 def structural_scores(predictions, targets):
     """:func:`recast_ref.reference.structural_scores` as one loop over the responses, which stops at the first code that
     differs and makes no ``(Q, G, M, K, L)`` intermediate; parallel over responses."""
+    checks.dense(predictions=predictions, targets=targets)
     try:
         return ops.structural_scores(predictions, targets)
-    except Exception:
-        reference.structural_scores(predictions, targets)  # says what is wrong, if it is an argument
+    except REFUSED:
+        checks.sid_tensors(predictions, targets)
         raise
 
 
 def hit_rewards(predictions, targets):
     """:func:`recast_ref.reference.hit_rewards`, by the loop of :func:`structural_scores`."""
+    checks.dense(predictions=predictions, targets=targets)
     try:
         return ops.hit_rewards(predictions, targets)
-    except Exception:
-        reference.hit_rewards(predictions, targets)
+    except REFUSED:
+        checks.sid_tensors(predictions, targets)
         raise
 
 
 def group_regimes(rewards):
     """:func:`recast_ref.reference.group_regimes`, each group read once."""
+    checks.dense(rewards=rewards)
     try:
         return ops.group_regimes(rewards)
-    except Exception:
-        reference.group_regimes(rewards)
+    except REFUSED:
+        checks.reward_tensor(rewards)
         raise
 
 
 def group_advantages(rewards, normalize=True, eps=1e-6):
     """:func:`recast_ref.reference.group_advantages`, each group read once, with sums in double."""
-    flag("normalize", normalize)
+    checks.dense(rewards=rewards)
+    checks.flag("normalize", normalize)
+    eps = checks.number("eps", eps, low=0, include_low=False)
     try:
         return ops.group_advantages(rewards, normalize, eps)
-    except Exception:
-        reference.group_advantages(rewards, normalize, eps)
+    except REFUSED:
+        checks.reward_tensor(rewards)
         raise
 
 
 def repair(rewards, scores, repairable=None, tie_break=None):
     """:func:`recast_ref.reference.repair`: one pass over each group picks the slot, ties and all, where the reference takes
     several over the whole batch."""
+    checks.dense(rewards=rewards, scores=scores, repairable=repairable, tie_break=tie_break)
     try:
         return Repair(*ops.repair(rewards, scores, repairable, tie_break))
-    except Exception:
-        reference.repair(rewards, scores, repairable, tie_break)
+    except REFUSED:
+        checks.group_tensors(rewards, scores, repairable, tie_break)
         raise
 
 
 def contrast(rewards, scores, weight=1.0, negative_weight=None, tie_break=None):
     """:func:`recast_ref.reference.contrast`: one pass over each group finds both members of the pair."""
+    checks.dense(rewards=rewards, scores=scores, tie_break=tie_break)
+    weights = checks.pair_weights(weight, negative_weight, rewards.dtype)
     try:
-        w_neg = weight if negative_weight is None else negative_weight
-        return Contrast(*ops.contrast(rewards, scores, weight, w_neg, tie_break))
-    except Exception:
-        reference.contrast(rewards, scores, weight, negative_weight, tie_break)
+        return Contrast(*ops.contrast(rewards, scores, *weights, tie_break))
+    except REFUSED:
+        checks.group_tensors(rewards, scores, tie_break=tie_break)
         raise
 
 
 def recast(rewards, scores, repairable=None, weight=1.0, negative_weight=None, tie_break=None):
     """:func:`recast_ref.reference.recast`: a group is read once into a small buffer, repaired there and contrasted there;
     parallel over prompts."""
+    checks.dense(rewards=rewards, scores=scores, repairable=repairable, tie_break=tie_break)
+    weights = checks.pair_weights(weight, negative_weight, rewards.dtype)
     try:
-        w_neg = weight if negative_weight is None else negative_weight
-        return ReCast(*ops.recast(rewards, scores, repairable, weight, w_neg, tie_break))
-    except Exception:
-        reference.recast(rewards, scores, repairable, weight, negative_weight, tie_break)
+        return ReCast(*ops.recast(rewards, scores, repairable, *weights, tie_break))
+    except REFUSED:
+        checks.group_tensors(rewards, scores, repairable, tie_break)
         raise
 
 
 def recast_from_sids(predictions, targets, weight=1.0, negative_weight=None, tie_break=None):
     """:func:`recast_ref.reference.recast_from_sids` in one op: rewards and scores live in a buffer of one group and are
     never written to memory."""
+    checks.dense(predictions=predictions, targets=targets, tie_break=tie_break)
+    weights = checks.pair_weights(weight, negative_weight, torch.float32)
     try:
-        w_neg = weight if negative_weight is None else negative_weight
-        return ReCast(*ops.recast_from_sids(predictions, targets, weight, w_neg, tie_break))
-    except Exception:
-        reference.recast_from_sids(predictions, targets, weight, negative_weight, tie_break)
+        return ReCast(*ops.recast_from_sids(predictions, targets, *weights, tie_break))
+    except REFUSED:
+        checks.sid_tensors(predictions, targets, tie_break)
         raise
 
 
 def branch_mask(positive_tokens, negative_tokens):
     """:func:`recast_ref.reference.branch_mask`, one pass a row."""
+    checks.dense(positive_tokens=positive_tokens, negative_tokens=negative_tokens)
     try:
         return ops.branch_mask(positive_tokens, negative_tokens)
-    except Exception:
-        reference.branch_mask(positive_tokens, negative_tokens)
+    except REFUSED:
+        checks.branch_tensors(positive_tokens, negative_tokens)
         raise
 
 
 def token_logps(logits, tokens):
-    """:func:`recast_ref.reference.token_logps` without a log-softmax: forward reads each row once from memory and keeps one
-    number for it, the log-sum-exp; backward is one pass that writes the gradient. Logits of any of the four dtypes are read
-    as they are, sixteen at a time, with sums in float32 or wider; parallel over rows, whose results do not depend on the
+    """:func:`recast_ref.reference.token_logps` without a log-softmax: forward reads each row once from memory and keeps two
+    numbers for it, its log-sum-exp in two parts; backward is one pass that writes the gradient. Logits of any of the four dtypes
+    are read as they are, sixteen at a time, with sums in float32 or wider; parallel over rows, whose results do not depend on the
     number of threads."""
+    checks.dense(logits=logits, tokens=tokens)
     try:
-        return ops.token_logps(logits, tokens, None, False)[0]
-    except Exception:
-        reference.token_logps(logits, tokens)
+        return differentiable.token_logps(logits, tokens, None, False)[0]
+    except REFUSED:
+        checks.logit_tensors(logits, tokens)
         raise
 
 
@@ -143,11 +164,13 @@ def policy_loss(
 ):
     """:func:`recast_ref.reference.policy_loss` in one pass forward and one backward, with nothing kept between them and sums
     in double."""
-    options = (clip_low, clip_high, dual_clip, kl_coef, aggregate)
+    checks.dense(logps=logps, old_logps=old_logps, advantages=advantages, mask=mask, ref_logps=ref_logps)
+    options = checks.loss_options(clip_low, clip_high, dual_clip, kl_coef, aggregate, has_ref=ref_logps is not None)
+    tensors = (logps, old_logps, advantages, mask, ref_logps)
     try:
-        return PolicyLoss(*ops.policy_loss(logps, old_logps, advantages, mask, ref_logps, *options))
-    except Exception:
-        reference.policy_loss(logps, old_logps, advantages, mask, ref_logps, *options)
+        return PolicyLoss(*differentiable.policy_loss(*tensors, *options))
+    except REFUSED:
+        checks.loss_tensors(*tensors)
         raise
 
 
@@ -176,17 +199,20 @@ def logits_loss(
     is while a row is still in the caches, so that it is read from memory once and written once. Then only ``.loss`` has a
     gradient. Backward multiplies by what comes in, unless that is 1.
     """
-    flag("inplace_backward", inplace_backward)
-    options = (clip_low, clip_high, dual_clip, kl_coef, aggregate)
+    checks.dense(
+        logits=logits, tokens=tokens, old_logps=old_logps, advantages=advantages, mask=mask, ref_logps=ref_logps
+    )
+    checks.flag("inplace_backward", inplace_backward)
+    options = checks.loss_options(clip_low, clip_high, dual_clip, kl_coef, aggregate, has_ref=ref_logps is not None)
+    rest = (old_logps, advantages, mask, ref_logps)
     try:
         if inplace_backward and loss_in_place(logits):
-            return PolicyLoss(*LossInPlace.apply(logits, tokens, old_logps, advantages, mask, ref_logps, *options))
-        kept = mask.bool()
-        logps = ops.token_logps(logits, tokens, kept, inplace_backward)[0]
+            return PolicyLoss(*LossInPlace.apply(logits, tokens, *(x if x is None else x.detach() for x in rest), *options))
+        kept = mask.detach().bool()
+        logps = differentiable.token_logps(logits, tokens, kept, inplace_backward)[0]
         # The mask as it came, so that one of anything but 0 and 1 is refused.
-        return PolicyLoss(*ops.policy_loss(logps, old_logps, advantages, mask, ref_logps, *options))
-    except Exception:
-        reference.logits_loss(
-            logits, tokens, old_logps, advantages, mask, ref_logps, *options, inplace_backward=inplace_backward
-        )
+        return PolicyLoss(*differentiable.policy_loss(logps, *rest, *options))
+    except REFUSED:
+        checks.masked_logit_tensors(logits, tokens, mask)
+        checks.loss_tensors(logits[..., 0], *rest)
         raise

@@ -8,7 +8,7 @@ the negative counts only from its branch point on, the shared codes keep the pos
     negative     12   7   40      advantage   0   0  -w
 """
 
-from .._checks import Arguments
+from .._checks import branch_tensors
 
 
 def branch_mask(positive_tokens, negative_tokens):
@@ -31,7 +31,5 @@ def branch_mask(positive_tokens, negative_tokens):
         >>> branch_mask(torch.tensor([12, 7, 201]), torch.tensor([12, 7, 40]))
         tensor([False, False,  True])
     """
-    arguments = Arguments()
-    arguments.tensor("positive_tokens", positive_tokens, "... T", "int64")
-    arguments.tensor("negative_tokens", negative_tokens, "... T", "int64")
+    branch_tensors(positive_tokens, negative_tokens)
     return (positive_tokens != negative_tokens).cumsum(dim=-1) > 0

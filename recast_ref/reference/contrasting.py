@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from .._checks import group_tensors, number
+from .._checks import group_tensors, pair_weights
 from .repairing import first_best
 
 
@@ -51,11 +51,7 @@ def contrast(rewards, scores, weight=1.0, negative_weight=None, tie_break=None):
     Source: the ReCast paper, boundary-focused contrast.
     """
     group_tensors(rewards, scores, tie_break=tie_break)
-    weight = number("weight", weight, low=0, include_low=False, dtype=rewards.dtype)
-    if negative_weight is None:
-        negative_weight = weight
-    else:
-        negative_weight = number("negative_weight", negative_weight, low=0, dtype=rewards.dtype)
+    weight, negative_weight = pair_weights(weight, negative_weight, rewards.dtype)
     rewards, scores = rewards.detach(), scores.detach()
 
     positive = first_best(rewards, rewards > 0, tie_break)

@@ -9,7 +9,7 @@ GRPO compares each response with its own group: ``A_i = (r_i - mean) / (std + ep
 With sparse hits most groups are all-zero: 85 % in the paper's setting.
 """
 
-from .._checks import flag, group_tensors, number
+from .._checks import flag, number, reward_tensor
 
 
 def group_regimes(rewards):
@@ -26,7 +26,7 @@ def group_regimes(rewards):
 
     Source: the ReCast paper, all-zero, single-hit and multi-hit groups.
     """
-    group_tensors(rewards)
+    reward_tensor(rewards)
     return (rewards > 0).sum(dim=1).clamp(max=2)
 
 
@@ -51,9 +51,9 @@ def group_advantages(rewards, normalize=True, eps=1e-6):
 
     Source: verl 0.9.1, ``core_algos.compute_grpo_outcome_advantage``.
     """
-    group_tensors(rewards)
+    reward_tensor(rewards)
     flag("normalize", normalize)
-    number("eps", eps, low=0, include_low=False)
+    eps = number("eps", eps, low=0, include_low=False)
     rewards = rewards.detach()
     if rewards.shape[1] <= 1 or len(rewards) == 0:
         mean, std = rewards.new_zeros(()), rewards.new_ones(())

@@ -14,9 +14,8 @@ from typing import NamedTuple
 
 import torch
 
-from .._checks import HALF, Arguments, flag, number, refuse
-
-AGGREGATES = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum")
+from .._checks import AGGREGATES as AGGREGATES
+from .._checks import HALF, flag, logit_tensors, loss_options, loss_tensors, masked_logit_tensors
 
 
 class PolicyLoss(NamedTuple):
@@ -49,21 +48,12 @@ def token_logps(logits, tokens):
 
     Source: verl ``logprobs_from_logits``, TRL ``selective_log_softmax``.
     """
-    arguments = Arguments()
-    arguments.tensor("logits", logits, "... T V", "floating")
-    arguments.tensor("tokens", tokens, "... T", "int64")
-    refuse("tokens", (tokens < 0) | (tokens >= logits.shape[-1]), tokens, f"values in [0, V={logits.shape[-1]})")
+    logit_tensors(logits, tokens)
     return _widen(logits).log_softmax(dim=-1).gather(dim=-1, index=tokens[..., None]).squeeze(-1)
 
 
 def _widen(x):
     return x.float() if x.dtype in HALF else x
-
-
-def _mask(arguments, mask):
-    arguments.tensor("mask", mask, "B T", "0/1")
-    refuse("mask", (mask != 0) & (mask != 1), mask, "only 0 and 1")
-    return mask.bool()
 
 
 def policy_loss(
@@ -103,24 +93,13 @@ def policy_loss(
 
     Source: verl 0.9.1, ``core_algos.compute_policy_loss_vanilla``, ``kl_penalty("low_var_kl")`` and ``agg_loss``.
     """
-    arguments = Arguments()
-    arguments.tensor("logps", logps, "B T", "floating")
-    arguments.tensor("old_logps", old_logps, "B T", "floating")
-    if isinstance(advantages, torch.Tensor) and advantages.dim() == 1:
-        arguments.tensor("advantages", advantages, "B", "floating")
+    loss_tensors(logps, old_logps, advantages, mask, ref_logps)
+    clip_low, clip_high, dual_clip, kl_coef, aggregate = loss_options(
+        clip_low, clip_high, dual_clip, kl_coef, aggregate, has_ref=ref_logps is not None
+    )
+    mask = mask.bool()
+    if advantages.dim() == 1:
         advantages = advantages[:, None].expand_as(logps)
-    else:
-        arguments.tensor("advantages", advantages, "B T", "floating", hint="or (B,)")
-    mask = _mask(arguments, mask)
-    if ref_logps is not None:
-        arguments.tensor("ref_logps", ref_logps, "B T", "floating")
-    number("clip_low", clip_low, low=0)
-    number("clip_high", clip_high, low=0)
-    number("dual_clip", dual_clip, low=1, include_low=False)
-    if number("kl_coef", kl_coef, low=0) > 0 and ref_logps is None:
-        raise ValueError(f"ref_logps: needed for kl_coef={kl_coef}, got None; pass them, or kl_coef=0")
-    if aggregate not in AGGREGATES:
-        raise ValueError(f"aggregate: expected one of {', '.join(AGGREGATES)}, got {aggregate!r}")
 
     def unmasked(x):  # before any arithmetic: a gradient through exp(nan) * 0 would be nan
         return torch.where(mask, _widen(x), 0.0)
@@ -179,11 +158,9 @@ def logits_loss(
         >>> result.loss.item(), logits.grad[0, 2, 3].item() < 0 < logits.grad[1, 2, 4].item()
         (0.0, True)
     """
-    arguments = Arguments()
-    arguments.tensor("logits", logits, "B T V", "floating")
-    arguments.tensor("tokens", tokens, "B T", "int64")
-    mask = _mask(arguments, mask)
+    masked_logit_tensors(logits, tokens, mask)
     flag("inplace_backward", inplace_backward)
+    mask = mask.bool()
     logps = token_logps(torch.where(mask[..., None], logits, 0.0), tokens.where(mask, 0))
     return policy_loss(
         logps, old_logps, advantages, mask, ref_logps, clip_low, clip_high, dual_clip, kl_coef, aggregate

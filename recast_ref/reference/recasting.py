@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 
-from .._checks import group_tensors
+from .._checks import group_tensors, sid_tensors
 from .contrasting import contrast
 from .repairing import repair
 from .scoring import hit_rewards, structural_scores
@@ -66,6 +66,7 @@ def recast_from_sids(predictions, targets, weight=1.0, negative_weight=None, tie
     Raises:
         TypeError, ValueError: as the functions it composes.
     """
+    sid_tensors(predictions, targets, tie_break)
     rewards, scores = hit_rewards(predictions, targets), structural_scores(predictions, targets)
     repairable = (targets >= 0).all(dim=-1).any(dim=-1)
     return recast(rewards, scores, repairable, weight, negative_weight, tie_break)

@@ -14,9 +14,7 @@ With the target ``(12, 7, 201)``::
 
 import torch
 
-from .._checks import Arguments
-
-MOST_LEVELS = 15  # phi is summed as an integer of L digits, which has to fit in int64 with room for the sum
+from .._checks import sid_tensors
 
 
 def structural_scores(predictions, targets):
@@ -36,11 +34,12 @@ def structural_scores(predictions, targets):
 
     Raises:
         TypeError: an argument is not an int64 tensor.
-        ValueError: shapes or devices disagree, or ``L`` is not in 1..15.
+        ValueError: shapes or devices disagree, ``L`` is not in 1..15, or ``M * 10 ** (L - 1)`` is no int64.
 
     Source: the ReCast paper, structural score; OpenOneRec's ``partial_hit_reward`` is 100 times this, without the sets.
     """
-    levels = _check_sids(predictions, targets)
+    sid_tensors(predictions, targets)
+    levels = predictions.shape[-1]
     matched = _matched_codes(predictions, targets)  # (Q, G, M, K)
     if matched.shape[-1] == 0:
         return predictions.new_zeros(predictions.shape[:2], dtype=torch.float32)
@@ -63,19 +62,9 @@ def hit_rewards(predictions, targets):
 
     Source: the ReCast paper, task reward; OpenOneRec's ``hit_reward``.
     """
-    levels = _check_sids(predictions, targets)
-    hits = _matched_codes(predictions, targets) == levels
+    sid_tensors(predictions, targets)
+    hits = _matched_codes(predictions, targets) == predictions.shape[-1]
     return hits.flatten(start_dim=2).any(dim=-1).float()
-
-
-def _check_sids(predictions, targets):
-    arguments = Arguments()
-    arguments.tensor("predictions", predictions, "Q G M L", "int64")
-    arguments.tensor("targets", targets, "Q K L", "int64")
-    levels = predictions.shape[-1]
-    if not 1 <= levels <= MOST_LEVELS:
-        raise ValueError(f"predictions: expected 1 to {MOST_LEVELS} codes per SID (last dimension), got {levels}")
-    return levels
 
 
 def _matched_codes(predictions, targets):
