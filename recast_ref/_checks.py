@@ -114,7 +114,7 @@ def number(name, value, low, include_low=True, dtype=None):
         number = float(value)
     except OverflowError:
         number = math.inf
-    if not math.isfinite(number) or number < low or (number == low and not include_low):
+    if not (low < number < math.inf or (include_low and number == low)):  # in words that torch.compile can trace
         raise ValueError(f"{name}: expected a finite number {'>=' if include_low else '>'} {low}, got {value}")
     if dtype is not None and number and not 1e-4 < number < 1e4:  # every dtype holds what lies between
         stored = torch.tensor(number, dtype=torch.float64).to(dtype).item()
@@ -130,7 +130,7 @@ def flag(name, value):
     return value
 
 
-# ---- the arguments of each function
+# ---- the arguments of each function: first how they fit together, then their values
 
 
 def sid_tensors(predictions, targets, tie_break=None, values=True):
@@ -144,35 +144,37 @@ def sid_tensors(predictions, targets, tie_break=None, values=True):
     most = (2**63 - 1) // 10 ** (levels - 1)
     if count > most:
         raise ValueError(f"predictions: expected at most {most} SIDs of {levels} codes in a response, got {count}")
-    _tie_break(arguments, tie_break, values)
+    _can_be_ranked(arguments, values, tie_break=tie_break)
 
 
 def reward_tensor(rewards, values=True):
     """Check the rewards of groups: they must be finite and not negative, as they say who is a positive."""
-    arguments = Arguments()
-    arguments.tensor("rewards", rewards, "Q G", "floating")
+    Arguments().tensor("rewards", rewards, "Q G", "floating")
     if values:
-        refuse("rewards", ~(rewards.isfinite() & (rewards >= 0)), rewards, "finite values >= 0")
-    return arguments
+        _finite(rewards)
 
 
 def group_tensors(rewards, scores, repairable=None, tie_break=None, values=True):
     """Check the tensors that describe groups. Scores and tie keys are only ranked, so all but NaN will do."""
-    arguments = reward_tensor(rewards, values)
-    arguments.tensor("scores", scores, "Q G", "floating")
-    if values:
-        refuse("scores", scores.isnan(), scores, "values that can be ranked")
+    arguments = Arguments()
+    arguments.tensor("rewards", rewards, "Q G", "floating")
     if repairable is not None:
         arguments.tensor("repairable", repairable, "Q", "bool")
-    _tie_break(arguments, tie_break, values)
-
-
-def _tie_break(arguments, tie_break, values):
-    if tie_break is None:
-        return
-    arguments.tensor("tie_break", tie_break, "Q G", "floating")
+    _can_be_ranked(arguments, values, scores=scores, tie_break=tie_break)
     if values:
-        refuse("tie_break", tie_break.isnan(), tie_break, "values that can be ranked")
+        _finite(rewards)
+
+
+def _finite(rewards):
+    refuse("rewards", ~(rewards.isfinite() & (rewards >= 0)), rewards, "finite values >= 0")
+
+
+def _can_be_ranked(arguments, values, **tensors):
+    given = {name: tensor for name, tensor in tensors.items() if tensor is not None or name not in OPTIONAL}
+    for name, tensor in given.items():
+        arguments.tensor(name, tensor, "Q G", "floating")
+    for name, tensor in given.items() if values else ():
+        refuse(name, tensor.isnan(), tensor, "values that can be ranked")
 
 
 def pair_weights(weight, negative_weight, dtype):
@@ -205,16 +207,6 @@ def _in_vocabulary(logits, tokens, unmasked=True):
     refuse("tokens", unmasked & ((tokens < 0) | (tokens >= size)), tokens, f"values in [0, V={size})")
 
 
-def masked_logit_tensors(logits, tokens, mask, values=True):
-    """Check logits, tokens and the mask that says which of them count."""
-    arguments = Arguments()
-    arguments.tensor("logits", logits, "B T V", "floating")
-    arguments.tensor("tokens", tokens, "B T", "int64")
-    _mask(arguments, mask, values)
-    if values:
-        _in_vocabulary(logits, tokens, mask.bool())
-
-
 def loss_tensors(logps, old_logps, advantages, mask, ref_logps=None, values=True):
     """Check log-probs, advantages and mask."""
     arguments = Arguments()
@@ -224,15 +216,26 @@ def loss_tensors(logps, old_logps, advantages, mask, ref_logps=None, values=True
         arguments.tensor("advantages", advantages, "B", "floating")
     else:
         arguments.tensor("advantages", advantages, "B T", "floating", hint="or (B,)")
-    _mask(arguments, mask, values)
+    arguments.tensor("mask", mask, "B T", "0/1")
     if ref_logps is not None:
         arguments.tensor("ref_logps", ref_logps, "B T", "floating")
-
-
-def _mask(arguments, mask, values):
-    arguments.tensor("mask", mask, "B T", "0/1")
     if values:
-        refuse("mask", (mask != 0) & (mask != 1), mask, "only 0 and 1")
+        _zero_or_one(mask)
+
+
+def logits_loss_tensors(logits, tokens, old_logps, advantages, mask, ref_logps=None, values=True):
+    """Check logits and tokens, and what a loss of log-probs is given beside them. Only the unmasked tokens are looked at."""
+    arguments = Arguments()
+    arguments.tensor("logits", logits, "B T V", "floating")
+    arguments.tensor("tokens", tokens, "B T", "int64")
+    logps = torch.empty_like(tokens, dtype=logits.dtype)  # stands for the log-probs, which have this shape
+    loss_tensors(logps, old_logps, advantages, mask, ref_logps, values)
+    if values:
+        _in_vocabulary(logits, tokens, mask.bool())
+
+
+def _zero_or_one(mask):
+    refuse("mask", (mask != 0) & (mask != 1), mask, "only 0 and 1")
 
 
 def loss_options(clip_low, clip_high, dual_clip, kl_coef, aggregate, has_ref):

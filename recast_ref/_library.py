@@ -83,26 +83,43 @@ def load():
         ImportError: it cannot be had; the message says why and what to do.
     """
     found = find()
-    return _import(found) if found else _build(_cached())
+    with _as_import_error():
+        return _import(found) if found else _build(_cached())
 
 
 def find():
     """The path of the library, or ``None`` if it is yet to be built.
 
     Raises:
-        ImportError: the one beside this package was built against another torch.
+        ImportError: the one beside this package was built against another torch, or the cache folder cannot be read.
     """
-    prebuilt = PACKAGE / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
-    if prebuilt.exists():
-        _refuse_another_torch(prebuilt)
-        return prebuilt
-    return _cached() if _cached().exists() else None
+    with _as_import_error():
+        prebuilt = PACKAGE / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+        if prebuilt.exists():
+            _refuse_another_torch(prebuilt)
+            return prebuilt
+        return _cached() if _cached().exists() else None
+
+
+@contextmanager
+def _as_import_error():
+    """Files and folders that cannot be made or read: no reason for ``auto`` not to fall back."""
+    try:
+        yield
+    except OSError as error:
+        raise ImportError(
+            f"recast_ref.fast: {error}. RECAST_CACHE says where the library is to be built and kept: a folder that can be "
+            f"written. {REMEDY}"
+        ) from error
 
 
 def _refuse_another_torch(library):
     """Loading a library that was built against another torch can crash; what it was built against lies beside it."""
     record = library.with_name("_C.json")
-    built = json.loads(record.read_text())["torch"] if record.exists() else "an unknown version"
+    try:
+        built = json.loads(record.read_text())["torch"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        built = "an unknown version"
     if built != torch.__version__:
         raise ImportError(
             f"recast_ref.fast: {library} was built against torch {built}, and this is torch {torch.__version__}. "
@@ -123,7 +140,8 @@ def _import(path):
 
 def _cached():
     """Where the library of these sources, flags, torch and Python is kept."""
-    root = Path(os.environ.get("RECAST_CACHE") or Path.home() / ".cache" / "recast_ref")
+    # Not Path.home(), which raises where there is no home; a folder named ~ cannot be made either, and that is reported.
+    root = Path(os.environ.get("RECAST_CACHE") or os.path.expanduser("~/.cache/recast_ref"))
     digest = hashlib.sha256(" ".join([*compile_arguments(), *CUDA_FLAGS]).encode())
     for path in sorted(sources().rglob("*")):
         if path.suffix in (".cpp", ".h", ".cu", ".cuh"):

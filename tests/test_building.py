@@ -32,6 +32,17 @@ def test_without_a_build_there_is_a_reason_and_a_remedy(tmp_path):
     assert python(code, **where).stdout.startswith("reference True recast_ref.fast: not built, and RECAST_BUILD=0")
 
 
+@pytest.mark.parametrize("where", ["a file/cache", "/proc/nowhere", "/dev/null/cache"])
+def test_a_cache_that_cannot_be_made_is_no_reason_to_stop(where, tmp_path):
+    (tmp_path / "a file").touch()
+    place = {"RECAST_CACHE": str(tmp_path / where)}
+    result = python("from recast_ref import fast", **place)
+    assert result.stderr.splitlines()[-1].startswith("ImportError: recast_ref.fast: [Errno")
+    assert "RECAST_CACHE says where the library is to be built" in result.stderr
+    result = python("from recast_ref import auto; print(auto.path, auto.reason)", **place)
+    assert result.stdout.startswith("reference recast_ref.fast: [Errno"), result.stderr
+
+
 def test_auto_takes_the_fast_path():
     assert (auto.path, auto.reason, auto.recast) == ("fast", None, fast.recast)
     assert set(reference.__all__) <= set(auto.__all__)

@@ -221,6 +221,19 @@ def test_results_do_not_depend_on_the_number_of_threads():
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other))
 
 
+@pytest.mark.parametrize("token", [10**12, -100, 6])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_tokens_that_changed_after_forward_are_refused(token, inplace):
+    """Through memory that is shared with numpy, where autograd does not see it."""
+    tokens = torch.tensor([[1, 2, 3], [1, 3, 4]])
+    logits = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(0)).half().requires_grad_()
+    rest = (torch.full((2, 3), -1.5), torch.tensor([1.0, -1.0]), torch.ones(2, 3))
+    loss = fast.logits_loss(logits * 1, tokens, *rest, inplace_backward=inplace).loss
+    tokens.numpy()[1, 2] = token
+    with pytest.raises(ValueError, match=f"tokens: expected values in .0, V=6., got {token}"):
+        loss.backward()
+
+
 # ---- in place
 
 

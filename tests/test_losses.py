@@ -1,7 +1,10 @@
 """Log-probs and the policy loss: values by hand, the formula in float64 with autograd, and what must not matter."""
 
 import math
+from decimal import Decimal
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -187,7 +190,49 @@ def test_gradcheck_away_from_the_corners(R, inputs):
     )
 
 
+@given(loss_inputs(), st.tuples(*4 * [st.booleans()]), st.booleans())
+def test_only_what_depends_on_the_policy_requires_a_gradient(R, inputs, requires, with_ref):
+    (logps, old, advantages, mask, ref), options = inputs
+    for x, required in zip((logps, old, advantages, ref), requires):
+        x.requires_grad_(required)
+    got = R.policy_loss(logps, old, advantages, mask, ref, **options)
+    assert [x.requires_grad for x in got] == [requires[0]] * 3 + [False]
+    options.pop("kl_coef", None)
+    got = R.policy_loss(logps, old, advantages, mask, **options)
+    assert [x.requires_grad for x in got] == [requires[0]] * 2 + [False] * 2
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int64, np.float32, np.float16, Fraction, int])
+@pytest.mark.parametrize("name", ["clip_low", "clip_high", "dual_clip", "kl_coef"])
+def test_a_number_of_any_kind_is_that_number(R, name, kind):
+    logps = torch.linspace(-2, 2, 12).double().view(3, 4)
+    inputs = (logps, logps.flip(1), T([1.0, -1.0, 0.5]).double(), torch.ones(3, 4), logps.flip(0))
+    assert torch.equal(
+        torch.stack(R.policy_loss(*inputs, **{name: kind(2)})), torch.stack(R.policy_loss(*inputs, **{name: 2.0}))
+    )
+
+
 # ---- log-probs
+
+
+@given(
+    st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]).flatmap(
+        lambda dtype: st.tuples(st.just(dtype), st.floats(-1, 1).map(lambda share: share * torch.finfo(dtype).max))
+    ),
+    st.integers(1, 40),
+)
+def test_equal_logits_are_a_uniform_distribution_whatever_their_size(R, drawn, size):
+    dtype, value = drawn
+    logits = torch.full((2, size), value, dtype=torch.float64).to(dtype).requires_grad_()
+    logps = R.token_logps(logits, T([0, size - 1]))
+    torch.testing.assert_close(logps, torch.full_like(logps, -math.log(size)), rtol=1e-6, atol=0)
+    (gradient,) = torch.autograd.grad(logps[0], logits)
+    expected = torch.full((2, size), -1 / size, dtype=torch.float64)
+    expected[0, 0] = 1 - 1 / size
+    expected[1] = 0
+    rtol = 2 * torch.finfo(dtype).eps + 1e-6
+    torch.testing.assert_close(gradient.double(), expected, rtol=rtol, atol=1e-6 if size == 1 else 0)
+
 
 LOGITS = st.integers(1, 6).flatmap(
     lambda v: st.lists(st.lists(st.floats(-1e4, 1e4), min_size=v, max_size=v), min_size=1, max_size=4)
@@ -289,6 +334,26 @@ Z = torch.zeros
             lambda R: R.policy_loss(Z(2, 3), Z(2, 3), None, Z(2, 3)),
             TypeError,
             "advantages: expected a torch.Tensor, got NoneType",
+        ),
+        *(
+            (lambda R, n=name, v=value: R.policy_loss(Z(2, 3), Z(2, 3), Z(2), Z(2, 3), Z(2, 3), **{n: v}), error, words)
+            for name in ("clip_low", "clip_high", "dual_clip", "kl_coef")
+            for value, error, words in (
+                (True, TypeError, f"{name}: expected a number, got bool"),
+                (T(0.2), TypeError, f"{name}: expected a number, got Tensor; call .item() on it"),
+                (Decimal("0.2"), TypeError, f"{name}: expected a number, got Decimal"),
+                ("0.2", TypeError, f"{name}: expected a number, got str"),
+                (None, TypeError, f"{name}: expected a number, got NoneType"),
+                (math.nan, ValueError, f"{name}: expected a finite number"),
+                (10**400, ValueError, f"{name}: expected a finite number"),
+                (-1, ValueError, f"{name}: expected a finite number"),
+                (1e300, ValueError, f"{name}: expected a number that torch.float32 can hold, got 1e+300, which becomes inf"),
+            )
+        ),
+        (
+            lambda R: R.policy_loss(Z(2, 3), Z(2, 3), Z(2), Z(2, 3), aggregate=b"token-mean"),
+            ValueError,
+            "aggregate: expected one of token-mean, seq-mean-token-mean, seq-mean-token-sum, got b'token-mean'",
         ),
         (
             lambda R: R.logits_loss(Z(2, 3), Z(2).long(), Z(2), Z(2), Z(2)),

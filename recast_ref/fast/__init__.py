@@ -213,6 +213,5 @@ def logits_loss(
         # The mask as it came, so that one of anything but 0 and 1 is refused.
         return PolicyLoss(*differentiable.policy_loss(logps, *rest, *options))
     except REFUSED:
-        checks.masked_logit_tensors(logits, tokens, mask)
-        checks.loss_tensors(logits[..., 0], *rest)
+        checks.logits_loss_tensors(logits, tokens, *rest)
         raise

@@ -134,8 +134,7 @@ def _(grad_loss, grad_policy, grad_kl, logps, old_logps, advantages, mask, ref_l
 
 @_fake("logits_loss_")
 def _(logits, tokens, old_logps, advantages, mask, ref_logps, *options):
-    checks.masked_logit_tensors(logits, tokens, mask, values=False)
-    checks.loss_tensors(logits[..., 0], old_logps, advantages, mask, ref_logps, values=False)
+    checks.logits_loss_tensors(logits, tokens, old_logps, advantages, mask, ref_logps, values=False)
     return _scalars(logits, old_logps, advantages, ref_logps)
 
 
@@ -144,11 +143,7 @@ def _(gradient, factor):
     return None
 
 
-# ---- autograd
-
-# It passes straight through selection: nothing that returns requires a gradient.
-for _name in _SELECTION:
-    _library.impl(_name, torch.library.fallthrough_kernel, "Autograd")
+# ---- autograd and vmap
 
 
 def _no_such_derivative(*_):
@@ -201,13 +196,17 @@ torch.library.register_autograd(
 )
 
 
+def _in_turn(info, in_dims, arguments):
+    """The arguments of each call of a batch."""
+    for i in range(info.batch_size):
+        yield [x if dim is None else x.select(dim, i) for x, dim in zip(arguments, in_dims)]
+
+
 def _one_by_one(function):
     """A rule for vmap: a call for each of the batch."""
 
     def rule(info, in_dims, *arguments):
-        answers = []
-        for i in range(info.batch_size):
-            answers.append(function(*(x if dim is None else x.select(dim, i) for x, dim in zip(arguments, in_dims))))
+        answers = [function(*each) for each in _in_turn(info, in_dims, arguments)]
         if isinstance(answers[0], torch.Tensor):
             return torch.stack(answers), 0
         return tuple(map(torch.stack, zip(*answers))), (0,) * len(answers[0])
@@ -217,6 +216,20 @@ def _one_by_one(function):
 
 for _name in (*_SELECTION, "token_logps_backward", "policy_loss_backward"):
     torch.library.register_vmap(f"recast::{_name}", _one_by_one(getattr(ops, _name)), lib=_library)
+
+
+def _one_by_one_in_place(info, in_dims, *arguments):
+    if in_dims[1] is None:
+        raise NotImplementedError(
+            "logits_loss: inplace_backward=True has one place for the gradient, and is asked for several at once; pass "
+            "inplace_backward=False"
+        )
+    for each in _in_turn(info, in_dims, arguments):
+        ops.token_logps_backward_(*each)
+    return None, None
+
+
+torch.library.register_vmap("recast::token_logps_backward_", _one_by_one_in_place, lib=_library)
 
 
 # And for all else, torch.func among it, which wants to see an autograd.Function.

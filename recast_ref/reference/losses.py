@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 
 from .._checks import AGGREGATES as AGGREGATES
-from .._checks import HALF, flag, logit_tensors, loss_options, loss_tensors, masked_logit_tensors
+from .._checks import HALF, flag, logit_tensors, logits_loss_tensors, loss_options, loss_tensors
 
 
 class PolicyLoss(NamedTuple):
@@ -49,11 +49,16 @@ def token_logps(logits, tokens):
     Source: verl ``logprobs_from_logits``, TRL ``selective_log_softmax``.
     """
     logit_tensors(logits, tokens)
-    return _widen(logits).log_softmax(dim=-1).gather(dim=-1, index=tokens[..., None]).squeeze(-1)
+    return _widen(logits).log_softmax(dim=-1).gather(dim=-1, index=_constant(tokens)[..., None]).squeeze(-1)
 
 
 def _widen(x):
     return x.float() if x.dtype in HALF else x
+
+
+def _constant(x):
+    """Without a gradient. What was made under ``inference_mode`` cannot be saved for backward, but a copy of it can."""
+    return x.clone() if x.is_inference() else x.detach()
 
 
 def policy_loss(
@@ -97,15 +102,15 @@ def policy_loss(
     clip_low, clip_high, dual_clip, kl_coef, aggregate = loss_options(
         clip_low, clip_high, dual_clip, kl_coef, aggregate, has_ref=ref_logps is not None
     )
-    mask = mask.bool()
+    mask = _constant(mask).bool()
     if advantages.dim() == 1:
         advantages = advantages[:, None].expand_as(logps)
 
     def unmasked(x):  # before any arithmetic: a gradient through exp(nan) * 0 would be nan
         return torch.where(mask, _widen(x), 0.0)
 
-    logps, advantages = unmasked(logps), unmasked(advantages.detach())
-    ratio = (logps - unmasked(old_logps.detach())).clamp(-20, 20).exp()
+    logps, advantages = unmasked(logps), unmasked(_constant(advantages))
+    ratio = (logps - unmasked(_constant(old_logps))).clamp(-20, 20).exp()
     unclipped = -advantages * ratio
     clipped = -advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
     policy = torch.maximum(unclipped, clipped)
@@ -115,7 +120,7 @@ def policy_loss(
     if ref_logps is None:
         kl = policy.new_zeros(())
     else:
-        log_ratio = (unmasked(ref_logps.detach()) - logps).clamp(-20, 20)
+        log_ratio = (unmasked(_constant(ref_logps)) - logps).clamp(-20, 20)
         kl = _aggregate((log_ratio.exp() - log_ratio - 1).clamp(-10, 10), mask, aggregate)
 
     clip_fraction = _aggregate((clipped > unclipped).to(policy.dtype), mask, "token-mean")
@@ -158,9 +163,9 @@ def logits_loss(
         >>> result.loss.item(), logits.grad[0, 2, 3].item() < 0 < logits.grad[1, 2, 4].item()
         (0.0, True)
     """
-    masked_logit_tensors(logits, tokens, mask)
+    logits_loss_tensors(logits, tokens, old_logps, advantages, mask, ref_logps)
     flag("inplace_backward", inplace_backward)
-    mask = mask.bool()
+    mask = _constant(mask).bool()
     logps = token_logps(torch.where(mask[..., None], logits, 0.0), tokens.where(mask, 0))
     return policy_loss(
         logps, old_logps, advantages, mask, ref_logps, clip_low, clip_high, dual_clip, kl_coef, aggregate
