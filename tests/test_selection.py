@@ -417,6 +417,14 @@ Z = torch.zeros
             ValueError,
             "expected 1 to 15 codes per SID",
         ),
+        *(
+            (
+                lambda R, f=function: getattr(R, f)(Z(1).long().expand(1, 1, 92_300, 15), Z(1).long().expand(1, 1, 15)),
+                ValueError,
+                "predictions: expected at most 92233 SIDs of 15 codes in a response, got 92300",
+            )
+            for function in ("structural_scores", "hit_rewards", "recast_from_sids")
+        ),
         (
             lambda R: R.branch_mask(Z(2, 3).long(), Z(2, 4).long()),
             ValueError,

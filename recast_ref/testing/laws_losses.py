@@ -300,6 +300,17 @@ def shift_of_logits(subject, case, shift):
     same(shifted, subject.answer(case), f"differs after adding {shift}", rtol=1e-9, atol=1e-9)
 
 
+@law(
+    "token_logps",
+    more=lambda draw, case, subject: {"logit": draw(st.floats(allow_nan=False, allow_infinity=False))},
+)
+def equal_logits(subject, case, logit):
+    """Equal logits are a uniform distribution, whatever their size: ``-log V`` for each token."""
+    got = subject.answer(case | {"logits": torch.full_like(case["logits"], logit)})
+    uniform = torch.full_like(got["logps"], -math.log(case["logits"].shape[-1]))
+    same(got, {"logps": uniform}, f"is not uniform where every logit is {logit:g}")
+
+
 @law("token_logps", vocabulary=(2, 4))
 def impossible_tokens(subject, case):
     """A logit of ``-inf`` is a token of probability 0: ``-inf`` for it, as if it were not there for others, and no NaN in
