@@ -230,7 +230,7 @@ def test_tokens_that_changed_after_forward_are_refused(token, inplace):
     rest = (torch.full((2, 3), -1.5), torch.tensor([1.0, -1.0]), torch.ones(2, 3))
     loss = fast.logits_loss(logits * 1, tokens, *rest, inplace_backward=inplace).loss
     tokens.numpy()[1, 2] = token
-    with pytest.raises(ValueError, match=f"tokens: expected values in .0, V=6., got {token}"):
+    with pytest.raises(ValueError, match=r"tokens: expected values in \[0, V"):
         loss.backward()
 
 

@@ -14,6 +14,7 @@
 #include <map>
 #include <memory>
 #include <numeric>
+#include <stdexcept>
 #include <vector>
 
 #include "sanitizers.h"
@@ -24,7 +25,7 @@
 #define __launch_bounds__(...)
 #define __shared__ thread_local  // one copy, as blocks do not overlap
 #define RECAST_REFUSE_UNLESS(condition, message) \
-  if (!(condition)) cuda_on_cpu::fail(message)
+  if (!(condition)) cuda_on_cpu::refuse(message)
 
 struct dim3 {
   unsigned x, y = 1, z = 1;
@@ -66,6 +67,7 @@ struct State {
   int alive = 0;
   bool moved = false;
   const char* error = nullptr;
+  bool refused = false;  // a value, where a GPU would stop with a device-side assert
   std::map<const void*, size_t> shared;  // what a kernel may ask for
   uint64_t shuffle = 1;
   Thread host;
@@ -86,8 +88,9 @@ CUDA_ON_CPU_ITSELF inline void yield() {
   s.thread.x = me;
 }
 
-CUDA_ON_CPU_ITSELF [[noreturn]] inline void fail(const char* message) {
+CUDA_ON_CPU_ITSELF [[noreturn]] inline void refuse(const char* message) {
   state().error = message;
+  state().refused = true;
   while (true) yield();  // the scheduler drops all fibers
 }
 
@@ -233,6 +236,7 @@ template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), Arguments&&... arguments) {
   auto& s = cuda_on_cpu::state();
   s.error = nullptr;
+  s.refused = false;
   if (config->dynamicSmemBytes > s.shared[reinterpret_cast<const void*>(kernel)]) return cuda_on_cpu_refuses("too much memory");
   s.threads = config->blockDim;
   s.blocks = dim3(std::min(config->gridDim.x, 2u));  // fewer than asked for: the kernels must loop
@@ -244,5 +248,6 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
     s.block = dim3(i);
     cuda_on_cpu::run_block(config->blockDim.x);
   }
+  if (s.refused) throw std::invalid_argument(s.error);  // a ValueError in Python, as that of the CPU's kernels
   return !s.error ? cudaSuccess : cudaErrorAssert;
 }
