@@ -14,6 +14,12 @@ _KINDS = {
     "0/1": ("bool, or a numeric dtype holding only 0 and 1", lambda dtype: not dtype.is_complex),
 }
 
+# A group with a gap has no mean and cannot be ranked, so it goes as a whole.
+_FROM_TRL = (
+    "; TRL gives NaN where a reward function returns None: drop those prompts first, "
+    "rewards[~rewards.isnan().any(dim=1)]"
+)
+
 
 class Arguments:
     """The tensors of one call, held to each other.
@@ -77,23 +83,27 @@ class Arguments:
         return "(" + ", ".join(parts) + ("," if len(parts) == 1 else "") + ")"
 
 
-def refuse(name, bad, tensor, wanted):
-    """Raise ``ValueError`` if any element of the bool tensor ``bad`` is set, showing the first such value and its place."""
+def refuse(name, bad, tensor, wanted, if_nan=""):
+    """Raise ``ValueError`` if any element of the bool tensor ``bad`` is set, showing the first such value and its place.
+
+    ``if_nan`` is added where that value is NaN: where it may come from, and what to do.
+    """
     if bad.any():
         place = tuple(bad.nonzero()[0].tolist())
-        raise ValueError(f"{name}: expected {wanted}, got {tensor[place].item()} at {list(place)}")
+        value = tensor[place].item()
+        hint = if_nan if math.isnan(value) else ""
+        raise ValueError(f"{name}: expected {wanted}, got {value} at {list(place)}{hint}")
 
 
 def group_tensors(rewards=None, scores=None, repairable=None, tie_break=None):
     """Check the tensors that describe groups, those that are not ``None``: shapes, dtypes, device, and values.
 
-    Rewards must be finite and not negative (they say who is a positive), scores and tie keys must not be NaN (they are
-    only ranked).
+    Rewards must be finite, scores and tie keys must not be NaN (they are only ranked).
     """
     arguments = Arguments()
     if rewards is not None:
         arguments.tensor("rewards", rewards, "Q G", "floating")
-        refuse("rewards", ~(rewards.isfinite() & (rewards >= 0)), rewards, "finite values >= 0")
+        refuse("rewards", ~rewards.isfinite(), rewards, "finite values", _FROM_TRL)
     if scores is not None:
         arguments.tensor("scores", scores, "Q G", "floating")
         refuse("scores", scores.isnan(), scores, "values that can be ranked")
