@@ -202,6 +202,14 @@ def loss(change):
     return altered("policy_loss", change)
 
 
+def verl(rewards):
+    """As trainers have it: a rounding error in the mean is divided by a deviation of almost nothing."""
+    rewards = rewards.detach()
+    if rewards.shape[1] == 1:
+        return rewards
+    return (rewards - rewards.mean(dim=1, keepdim=True)) / (rewards.std(dim=1, keepdim=True) + 1e-6)
+
+
 def leaking(logps, old_logps, advantages, mask):
     return (logps * advantages.sum()).sum() + old_logps.sum() * 0.5
 
@@ -264,12 +272,13 @@ BROKEN = {  # law -> a variant of some kind that breaks it
     "strongest_positive": ("contrast", lambda rewards, scores: reference.contrast((rewards > 0).float(), scores)),
     "hardest_negative": ("contrast", lambda rewards, scores: reference.contrast(rewards, -scores)),
     "learnable": ("recast", altered("recast", skipping)),
-    "silent": ("group_advantages", lambda rewards: rewards.detach()),
+    "silent": ("contrast", altered("contrast", advantages(lambda a, given: a + (given["rewards"] > 0).to(a.dtype)))),
+    "equal_rewards": ("group_advantages", verl),
     "signs": ("contrast", altered("contrast", advantages(lambda a, given: -a))),
     "monotone": ("group_advantages", altered("group_advantages", lambda a, given: -a)),
     "offset_invariance": ("group_advantages", lambda rewards: rewards.detach() / (1 + rewards.sum(1, keepdim=True))),
     "spread_is_one": ("group_advantages", lambda rewards: reference.group_advantages(rewards, eps=1e-4)),
-    "scale_of_rewards": ("group_regimes", lambda rewards: rewards.sum(dim=1).long().clamp(max=2)),
+    "size_of_rewards": ("group_regimes", lambda rewards: rewards.sum(dim=1).long().clamp(max=2)),
     "only_the_order_of_scores": ("repair", lambda rewards, scores: reference.repair(rewards, scores.abs())),
     "ties": ("contrast", lambda rewards, scores, tie_break=None: reference.contrast(rewards, scores)),
     "dtype": ("contrast", altered("contrast", advantages(lambda a, given: a.float()))),
