@@ -11,8 +11,10 @@ from typing import NamedTuple
 import torch
 from hypothesis import strategies as st
 
-GRADES = (0.5, 0.7, 0.95, 1.0, 3.0, 1e-4)  # rewards that people give; strategies draw any other as well
-PENALTIES = (0.0, -1.0, -0.5, -0.1)  # of a miss
+# What people give for a hit, and for a miss; the strategies draw any other number as well.
+GRADES = ((1.0,), (0.7,), (0.5, 1.0, 3.0), (0.95, 0.3, 1e-4))
+PENALTIES = ((0.0,), (-1.0,), (0.0, -0.5), (-0.1,))
+_WIDTHS = {torch.float16: 16, torch.bfloat16: 32, torch.float32: 32, torch.float64: 64}
 AGGREGATES = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum")
 
 
@@ -84,32 +86,33 @@ def sizes_of(dtype, ends=False):
     """A number above 0 of a dtype: up to half of the largest, so that it can hold the difference of any two, and down to the
     smallest; ``ends``: these two are frequent."""
     most, least = torch.finfo(dtype).max / 2, torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
-    width = {torch.float64: 64, torch.float16: 16}.get(dtype, 32)
-    drawn = st.floats(least, most, width=width)
+    drawn = st.floats(least, most, width=_WIDTHS[dtype])
     return of(most, least) | drawn if ends else drawn
 
 
 def grades(dtype=torch.float32, ends=False):
     """The reward of a hit: one of :data:`GRADES`, or any that the dtype can hold (see :func:`sizes_of`)."""
-    return of(*GRADES) | sizes_of(dtype, ends)
+    return of(*sum(GRADES, ())) | sizes_of(dtype, ends)
 
 
 def penalties(dtype=torch.float32, ends=False):
     """The reward of a miss: one of :data:`PENALTIES`, 0 among them, or any below 0."""
-    return of(*PENALTIES) | sizes_of(dtype, ends).map(lambda x: -x)
+    return of(*sum(PENALTIES, ())) | sizes_of(dtype, ends).map(lambda x: -x)
 
 
 @st.composite
-def few_of(draw, shape, values, most=3, dtype=torch.float32):
-    """Tensors whose elements are one of a few that are drawn: often all are equal, and most have a tie."""
-    few = torch.tensor(draw(st.lists(values, min_size=1, max_size=most)), dtype=dtype)
+def few_of(draw, shape, values, known=(), dtype=torch.float32):
+    """Tensors whose elements are of a few values, so that equal ones are common: of those of a tuple in ``known``, or of up to
+    three that are drawn."""
+    some = st.lists(values, min_size=1, max_size=3)
+    few = torch.tensor(draw(of(*known) | some if known else some), dtype=dtype)
     return few[draw(tensors(shape, of(*range(len(few))), torch.int64))]
 
 
 @functools.cache
 def ranks(dtype):
     """Numbers that are only ranked: any but NaN."""
-    return st.floats(allow_nan=False, width={torch.float64: 64, torch.float16: 16}.get(dtype, 32))
+    return st.floats(allow_nan=False, width=_WIDTHS[dtype])
 
 
 @st.composite
@@ -129,24 +132,22 @@ def sparse_hit_groups(
     """
     q, g = draw(st.integers(*prompts)), draw(st.integers(*size))
     hit_rate = draw(of(0.0, 0.25, 0.5, 1.0)) if hit_rate is None else hit_rate
-    graded = draw(st.booleans()) if graded is None else graded
+    graded = draw(of(False, True, True)) if graded is None else graded
     ties = draw(of(True, True, True, False)) if ties is None else ties
     hits = round(8 * hit_rate)
     hit = tensors((q, g), of(*[False] * (8 - hits), *[True] * hits), torch.bool)
     dtype = draw(of(torch.float32, torch.float64, torch.float16, torch.bfloat16)) if dtype is None else dtype
     rewards = draw(hit).to(dtype)
     if graded or extremes:
-        worth = draw(few_of((q, g), grades(dtype, extremes), dtype=dtype))
-        rewards = torch.where(rewards > 0, worth, draw(few_of((q, g), penalties(dtype, extremes), 2, dtype)))
+        worth = draw(few_of((q, g), grades(dtype, extremes), GRADES, dtype))
+        rewards = torch.where(rewards > 0, worth, draw(few_of((q, g), penalties(dtype, extremes), PENALTIES, dtype)))
     if extremes:
         anything = of(0.0, -math.inf, -1e30, -0.0, 1e-30, 1e30, math.inf)
         scores, keys = draw(tensors((q, g), anything, dtype)), draw(tensors((q, g), anything, dtype))
     elif ties:
         # Structural scores, 1 among them for responses that miss too, or any other numbers that can be ranked.
-        structural = of(None, (0.0, 0.01, 0.1), (0.0, 0.01, 0.1, 1.0))
-        values = draw(structural)
-        scores = draw(few_of((q, g), ranks(dtype), 4, dtype) if values is None else tensors((q, g), of(*values), dtype))
-        keys = draw(tensors((q, g), of(0.0, 0.25, 0.5, 0.75), dtype) | few_of((q, g), ranks(dtype), 4, dtype))
+        scores = draw(few_of((q, g), ranks(dtype), ((0.0, 0.01, 0.1), (0.0, 0.01, 0.1, 1.0)), dtype))
+        keys = draw(few_of((q, g), ranks(dtype), ((0.0, 0.25, 0.5, 0.75),), dtype))
     else:
         scores, keys = draw(permutations(q, g, dtype)), draw(permutations(q, g, dtype))
     repairable = draw(tensors((q,), of(True, True, False), torch.bool))
