@@ -1,6 +1,7 @@
 """What a group teaches under GRPO, and when it teaches nothing (the ReCast paper, its baseline and its diagnosis).
 
-GRPO compares each response with its own group: ``A_i = (r_i - mean) / (std + eps)``. With ``K`` hits among ``G = 8``::
+GRPO compares each response with its own group: ``A_i = (r_i - mean) / (std + eps)``. With rewards of 0 and 1, and ``K``
+hits among ``G = 8``::
 
     K = 0   all-zero    every A_i is 0: the rollouts were paid for and nothing is learned
     K = 1   single-hit  the hit gets A = 2.47, the others -0.35 each
@@ -8,7 +9,8 @@ GRPO compares each response with its own group: ``A_i = (r_i - mean) / (std + ep
 
 With sparse hits most groups are all-zero: 85 % in the paper's setting.
 
-Any finite reward will do: -1 and +1, a grade, a penalty for a broken format. A hit is ``r > 0``, and ``K`` counts hits.
+Any finite reward will do: -1 and +1, a grade, a penalty for a broken format. A hit is ``r > 0``, and ``K`` counts hits; all
+other responses are misses, whatever they got.
 """
 
 import torch
@@ -23,7 +25,7 @@ def group_regimes(rewards):
         rewards: floating ``(Q, G)``, finite. A hit is a reward above 0.
 
     Returns:
-        int64 ``(Q,)``: 0 all-zero (no hit, whatever the misses got), 1 single-hit, 2 multi-hit.
+        int64 ``(Q,)``: 0 all-zero (no hit), 1 single-hit, 2 multi-hit.
 
     Raises:
         TypeError, ValueError: ``rewards`` has another type, dtype, shape, or a NaN or infinite value.

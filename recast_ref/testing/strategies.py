@@ -83,9 +83,9 @@ def permutations(rows, size, dtype=torch.int64):
 
 @functools.cache
 def sizes_of(dtype, ends=False):
-    """A number above 0 of a dtype: up to half of the largest, so that it can hold the difference of any two, and down to the
-    smallest; ``ends``: these two are frequent."""
-    most, least = torch.finfo(dtype).max / 2, torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+    """A number above 0 of a dtype: up to a quarter of the largest, so that it can hold the difference of any two, with either
+    sign, and some more; down to the smallest. ``ends``: these two are frequent."""
+    most, least = torch.finfo(dtype).max / 4, torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
     drawn = st.floats(least, most, width=_WIDTHS[dtype])
     return of(most, least) | drawn if ends else drawn
 
