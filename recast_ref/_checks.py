@@ -21,6 +21,12 @@ _KINDS = {
     "0/1": ("bool, or a numeric dtype holding only 0 and 1", lambda dtype: not dtype.is_complex),
 }
 
+# A group with a gap has no mean and cannot be ranked, so it goes as a whole.
+_FROM_TRL = (
+    "; TRL gives NaN where a reward function returns None: drop those prompts first, "
+    "rewards[~rewards.isnan().any(dim=1)]"
+)
+
 
 def dense(**tensors):
     """Refuse what no kernel takes: anything but tensors, and tensors that are sparse or nested. ``None`` is for optional ones."""
@@ -95,11 +101,16 @@ class Arguments:
         return "(" + ", ".join(parts) + ("," if len(parts) == 1 else "") + ")"
 
 
-def refuse(name, bad, tensor, wanted):
-    """Raise ``ValueError`` if any element of the bool tensor ``bad`` is set, showing the first such value and its place."""
+def refuse(name, bad, tensor, wanted, if_nan=""):
+    """Raise ``ValueError`` if any element of the bool tensor ``bad`` is set, showing the first such value and its place.
+
+    ``if_nan`` is added where that value is NaN: where it may come from, and what to do.
+    """
     if bad.any():
         place = tuple(bad.nonzero()[0].tolist())
-        raise ValueError(f"{name}: expected {wanted}, got {tensor[place].item()} at {list(place)}")
+        value = tensor[place].item()
+        hint = if_nan if math.isnan(value) else ""
+        raise ValueError(f"{name}: expected {wanted}, got {value} at {list(place)}{hint}")
 
 
 def number(name, value, low, include_low=True, dtype=None):
@@ -148,7 +159,7 @@ def sid_tensors(predictions, targets, tie_break=None, values=True):
 
 
 def reward_tensor(rewards, values=True):
-    """Check the rewards of groups: they must be finite and not negative, as they say who is a positive."""
+    """Check the rewards of groups: any finite ones."""
     Arguments().tensor("rewards", rewards, "Q G", "floating")
     if values:
         _finite(rewards)
@@ -166,7 +177,7 @@ def group_tensors(rewards, scores, repairable=None, tie_break=None, values=True)
 
 
 def _finite(rewards):
-    refuse("rewards", ~(rewards.isfinite() & (rewards >= 0)), rewards, "finite values >= 0")
+    refuse("rewards", ~rewards.isfinite(), rewards, "finite values", _FROM_TRL)
 
 
 def _can_be_ranked(arguments, values, **tensors):

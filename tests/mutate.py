@@ -80,7 +80,7 @@ KINDS = {  # file -> the functions that it can change
 }
 ALL = {kind for kinds in KINDS.values() for kind in kinds}
 CHECK = re.compile(
-    r"^ *\+.*(number|flag|refuse|group_tensors|TORCH_CHECK\w*|check_\w+|all_finite_and_not_negative|any_nan)\(", re.M
+    r"^ *\+.*(number|flag|refuse|group_tensors|TORCH_CHECK\w*|check_\w+|all_finite|any_nan)\(", re.M
 )
 
 

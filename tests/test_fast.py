@@ -17,7 +17,7 @@ from recast_ref.testing import loss_inputs, sid_groups, sparse_hit_groups
 from recast_ref.testing.strategies import loss_options
 
 OPS = torch.ops.recast
-groups = functools.partial(sparse_hit_groups, prompts=(0, 5), size=(0, 5))
+groups = functools.partial(sparse_hit_groups, prompts=(0, 5), size=(0, 5), dtype=None)
 sids = functools.partial(sid_groups, prompts=(0, 4), size=(0, 4), named=(0, 4), wanted=(0, 4))
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 

@@ -8,11 +8,22 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from recast_ref.testing import sid_groups, sparse_hit_groups
+from recast_ref.testing import loops, sid_groups, sparse_hit_groups
+from recast_ref.testing.strategies import norms, ranks
 
 T = torch.tensor
 groups = functools.partial(sparse_hit_groups, prompts=(0, 5), size=(0, 5))
 sids = functools.partial(sid_groups, prompts=(0, 4), size=(0, 4), named=(0, 4), wanted=(0, 4))
+
+
+@st.composite
+def any_rewards(draw, least, most):
+    """One group of any finite rewards of any dtype: equal ones, far apart and next to each other."""
+    dtype = draw(st.sampled_from([torch.float32, torch.float64, torch.float16, torch.bfloat16]))
+    limits = torch.finfo(dtype)
+    ends = [0.7, 0.95, -0.1, 1.0, 0.0, limits.max, limits.min, limits.smallest_normal, limits.smallest_normal * limits.eps]
+    values = st.sampled_from(ends) | ranks(dtype).map(lambda x: max(limits.min, min(limits.max, x)))
+    return T([draw(st.lists(values, min_size=least, max_size=most))], dtype=dtype)
 
 
 # ---- tables worked by hand
@@ -63,10 +74,42 @@ def test_regimes_and_grpo_by_hand(R):
     assert R.group_advantages(rewards, normalize=False)[1].tolist() == [0.875] + [-0.125] * 7
     assert R.group_advantages(rewards, eps=1.0)[1, 0].item() == pytest.approx(0.875 / (8**-0.5 + 1))
     assert (R.group_advantages(torch.ones(1, 8)) == 0).all()
+    # -1 and +1: mean -1/3, std sqrt(4/3); with a penalty of -0.5: mean 1/6, std sqrt(7/12)
+    graded = R.group_advantages(T([[-1.0, 1, -1], [1.0, 0, -0.5]]))
+    assert graded[0].tolist() == pytest.approx([-1 / math.sqrt(3), 2 / math.sqrt(3), -1 / math.sqrt(3)], rel=1e-5)
+    assert graded[1].tolist() == pytest.approx([x / math.sqrt(21) for x in (5, -1, -4)], rel=1e-5)
+    assert R.group_regimes(T([[-1.0, -1], [-1.0, 1], [-0.5, 0]])).tolist() == [0, 1, 0]
 
 
 def test_a_group_of_one_keeps_its_reward(R):
-    assert R.group_advantages(T([[1.0], [0.0]])).flatten().tolist() == pytest.approx([1.0, 0.0], abs=2e-6)
+    assert R.group_advantages(T([[1.0], [0.0], [-0.5]])).flatten().tolist() == pytest.approx([1.0, 0.0, -0.5], abs=2e-6)
+    assert R.group_advantages(T([[1.0], [0.7]]), normalize=False).tolist() == T([[1.0], [0.7]]).tolist()
+
+
+def test_a_small_difference_is_no_rounding_error(R):
+    """Equality decides, not a threshold on the deviation."""
+    small = R.group_advantages(T([[1e-6, 0.0]]))[0].tolist()
+    assert small == pytest.approx([0.5 / (math.sqrt(0.5) + 1), -0.5 / (math.sqrt(0.5) + 1)])
+    next_to_each_other = torch.nextafter(T(0.7), T(1.0)).item()  # and the mean lies between the two
+    a = R.group_advantages(T([[0.7] * 6 + [next_to_each_other]]), normalize=False)[0]
+    assert (a[:6] < 0).all() and a[6] == pytest.approx((next_to_each_other - T(0.7).item()) * 6 / 7)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@given(any_rewards(least=2, most=2), st.integers(2, 70))
+def test_equal_rewards_have_no_advantage(R, normalize, pair, size):
+    equal = pair[:, :1].expand(1, size)
+    assert (R.group_advantages(equal, normalize) == 0).all(), equal[0, 0].item()
+
+
+@given(any_rewards(least=1, most=6), st.booleans(), st.sampled_from([1e-6, 1e-8, 0.5, 1e6]))
+def test_any_finite_reward_has_a_finite_advantage_or_is_refused(path, rewards, normalize, eps):
+    limits = torch.finfo(rewards.dtype if not normalize else torch.float64)
+    held = rewards.double().amax() / 2 - rewards.double().amin() / 2 <= limits.max / 2
+    try:
+        assert path.group_advantages(rewards, normalize, eps).isfinite().all()
+    except ValueError as error:
+        assert "rewards: expected differences from the group's mean" in str(error) and not held
 
 
 @pytest.mark.parametrize(
@@ -78,6 +121,9 @@ def test_a_group_of_one_keeps_its_reward(R):
         ([0.0, 0, 0], [0.1, 0.0, 0.0], [9.0, -math.inf, -math.inf], 1),
         ([0.0, 1, 0], [0.1, 1.0, 0.0], None, -1),  # a hit: untouched
         ([0.0, 0.2, 0], [0.1, 0.1, 0.0], None, -1),  # a graded reward is a hit
+        ([-1.0, -1, -1], [0.1, 0.0, 0.01], None, 1),  # no hit, whatever the misses got
+        ([-1.0, 1, -1], [0.1, 1.0, 0.0], None, -1),
+        ([0.0, -0.5, 0], [0.1, 0.2, 0.01], None, 2),  # a penalty does not choose the slot
     ],
 )
 def test_repair_by_hand(R, rewards, scores, tie_break, slot):
@@ -100,6 +146,9 @@ def test_repair_by_hand(R, rewards, scores, tie_break, slot):
         ([0.0, 0, 0], [0.1, 0.2, 0.3], None, (-1, -1)),  # no positive
         ([1.0, 1, 1], [1.0, 1.0, 1.0], None, (-1, -1)),  # no negative
         ([0.0, 1, 0], [-math.inf, 1.0, -math.inf], None, (1, 0)),  # any score that can be ranked
+        ([-1.0, 1, -1], [0.1, 1.0, 0.01], None, (1, 0)),
+        ([-0.5, 1, 0], [0.1, 1.0, 0.01], None, (1, 0)),  # misses are ranked by their score alone, penalty or not
+        ([-1.0, -0.5, 0], [0.1, 0.2, 0.3], None, (-1, -1)),
     ],
 )
 def test_contrast_by_hand(R, rewards, scores, tie_break, pair):
@@ -112,13 +161,13 @@ def test_contrast_by_hand(R, rewards, scores, tie_break, pair):
 
 
 def test_recast_by_hand(R):
-    rewards = T([[0.0, 0, 0], [0.0, 1, 0], [0.0, 0, 0], [1.0, 1, 1]])
-    scores = T([[0.1, 0.0, 0.01], [0.1, 1, 0.01], [0.1, 0.0, 0.01], [1.0, 1, 1]])
-    result = R.recast(rewards, scores, repairable=T([True, True, False, True]))
-    assert result.slot.tolist() == [1, -1, -1, -1]
-    assert result.positive.tolist() == [1, 1, -1, -1]
-    assert result.negative.tolist() == [0, 0, -1, -1]
-    assert result.advantages.tolist() == [[-1, 1, 0], [-1, 1, 0], [0, 0, 0], [0, 0, 0]]
+    rewards = T([[0.0, 0, 0], [0.0, 1, 0], [0.0, 0, 0], [1.0, 1, 1], [-1.0, -1, -0.5]])
+    scores = T([[0.1, 0.0, 0.01], [0.1, 1, 0.01], [0.1, 0.0, 0.01], [1.0, 1, 1], [0.1, 0.0, 0.01]])
+    result = R.recast(rewards, scores, repairable=T([True, True, False, True, True]))
+    assert result.slot.tolist() == [1, -1, -1, -1, 1]
+    assert result.positive.tolist() == [1, 1, -1, -1, 1]
+    assert result.negative.tolist() == [0, 0, -1, -1, 0]
+    assert result.advantages.tolist() == [[-1, 1, 0], [-1, 1, 0], [0, 0, 0], [0, 0, 0], [-1, 1, 0]]
 
 
 def test_a_group_of_one_is_repaired_and_skipped(R):
@@ -181,11 +230,11 @@ def loop_recast(rewards, scores, repairable, tie_break, weight, negative_weight)
     for r, u, usable, tie in zip(rewards.tolist(), scores.tolist(), repairable.tolist(), tie_break.tolist()):
         index = range(len(r))
         slot = -1
-        if usable and index and not any(r):
+        if usable and index and not any(x > 0 for x in r):
             slot = min(index, key=lambda i: (u[i], -tie[i], i))
             r[slot] = u[slot] = 1.0
         positive = min((i for i in index if r[i] > 0), key=lambda i: (-r[i], -tie[i], i), default=-1)
-        negative = min((i for i in index if r[i] == 0), key=lambda i: (-u[i], -tie[i], i), default=-1)
+        negative = min((i for i in index if r[i] <= 0), key=lambda i: (-u[i], -tie[i], i), default=-1)
         advantages = [0.0] * len(r)
         if positive < 0 or negative < 0:
             positive = negative = -1
@@ -205,13 +254,15 @@ def test_recast_equals_the_loops(R, inputs, weight, negative_weight):
     assert result.advantages.tolist() == rows
 
 
-@given(groups())
-def test_grpo_equals_the_loops(R, inputs):
+@given(groups(dtype=None), norms())
+def test_grpo_equals_the_loops(R, inputs, options):
+    """Whose fractions are exact: what is left is the rounding of the answer, and a little of float64 in a group's largest."""
     rewards = inputs[0]
-    for row, got in zip(rewards.double().tolist(), R.group_advantages(rewards.double()).tolist()):
-        mean = sum(row) / len(row) if len(row) > 1 else 0.0
-        std = math.sqrt(sum((r - mean) ** 2 for r in row) / (len(row) - 1)) if len(row) > 1 else 1.0
-        assert got == [pytest.approx((r - mean) / (std + 1e-6), rel=1e-6, abs=1e-9) for r in row]
+    got, exact = R.group_advantages(rewards, **options), loops.group_advantages(rewards.double(), **options)
+    assert got.dtype == rewards.dtype
+    limits, most = torch.finfo(got.dtype), exact.abs().sum(dim=1, keepdim=True)
+    rounding = limits.eps * (exact.abs() + limits.smallest_normal) + 1e-14 * most
+    assert ((got.double() - exact).abs() <= rounding).all()
     hits = (rewards > 0).sum(dim=1).tolist()
     assert R.group_regimes(rewards).tolist() == [min(k, 2) for k in hits]
 
@@ -236,7 +287,7 @@ def test_repair_touches_only_all_zero_groups(R, inputs):
     rewards, scores, repairable, tie_break = inputs
     assume(rewards.shape[1] > 0)
     fixed = R.repair(rewards, scores, repairable, tie_break)
-    needs = (rewards == 0).all(dim=1) & repairable
+    needs = (rewards <= 0).all(dim=1) & repairable
     assert torch.equal(fixed.slot >= 0, needs)
     assert torch.equal(fixed.rewards[~needs], rewards[~needs]) and torch.equal(fixed.scores[~needs], scores[~needs])
     assert ((fixed.rewards[needs] > 0).sum(dim=1) == 1).all()
@@ -277,7 +328,7 @@ def test_prompts_do_not_see_each_other(R, inputs, cut):
 def test_only_the_order_of_scores_matters(R, inputs, scale):
     rewards, scores, repairable, tie_break = inputs
     plain = R.contrast(rewards, scores, tie_break=tie_break)
-    scaled = R.contrast(rewards, scores * scale - 7, tie_break=tie_break)
+    scaled = R.contrast(rewards, scores.unique(return_inverse=True)[1] * scale - 7, tie_break=tie_break)
     assert all(torch.equal(a, b) for a, b in zip(plain, scaled))
 
 
@@ -308,13 +359,13 @@ def test_scores_see_sets(R, inputs, random):
     assert ((u == 1) <= (r == 1)).all()  # u is 1 only where every SID is a target
 
 
-@given(groups(), st.sampled_from([torch.float16, torch.bfloat16, torch.float64]))
-def test_selection_does_not_depend_on_the_dtype(R, inputs, dtype):
+@given(groups(dtype=None))
+def test_selection_does_not_depend_on_the_dtype(R, inputs):
     rewards, scores, repairable, tie_break = inputs
-    wide = R.recast(rewards, scores, repairable, tie_break=tie_break)
-    other = R.recast(rewards.to(dtype), scores.to(dtype), repairable, tie_break=tie_break.to(dtype))
-    assert all(torch.equal(a, b.to(a.dtype)) for a, b in zip(wide, other))
-    assert other.advantages.dtype == dtype
+    narrow = R.recast(rewards, scores, repairable, tie_break=tie_break)
+    wide = R.recast(rewards.double(), scores.double(), repairable, tie_break=tie_break.double())
+    assert all(torch.equal(a, b.to(a.dtype)) for a, b in zip(narrow, wide))
+    assert narrow.advantages.dtype == rewards.dtype
 
 
 @given(groups())
@@ -349,17 +400,27 @@ Z = torch.zeros
         (
             lambda R: R.contrast(T([[0.0, math.nan]]), Z(1, 2)),
             ValueError,
-            "rewards: expected finite values >= 0, got nan at [0, 1]",
+            "rewards: expected finite values, got nan at [0, 1]; TRL gives NaN where a reward function returns None: drop those "
+            "prompts first, rewards[~rewards.isnan().any(dim=1)]",
         ),
         (
-            lambda R: R.contrast(T([[0.0, -1.0]]), Z(1, 2)),
+            lambda R: R.contrast(T([[0.0, -math.inf]]), Z(1, 2)),
             ValueError,
-            "rewards: expected finite values >= 0, got -1.0 at [0, 1]",
+            "rewards: expected finite values, got -inf at [0, 1]",
+        ),
+        (lambda R: R.recast(T([[0.0, math.inf]]), Z(1, 2)), ValueError, "rewards: expected finite values, got inf"),
+        (lambda R: R.repair(T([[0.0, math.nan]]), Z(1, 2)), ValueError, "drop those prompts first"),
+        (lambda R: R.group_advantages(T([[0.0], [math.nan]])), ValueError, "got nan at [1, 0]; TRL gives NaN"),
+        (lambda R: R.group_regimes(T([[math.inf, 0.0]])), ValueError, "rewards: expected finite values, got inf at [0, 0]"),
+        (
+            lambda R: R.group_advantages(T([[6e4, -6e4, -6e4]], dtype=torch.float16), normalize=False),
+            ValueError,
+            "rewards: expected differences from the group's mean that torch.float16 can hold, got 60000.0 at [0, 0]",
         ),
         (
-            lambda R: R.contrast(T([[0.0, math.inf]]), Z(1, 2)),
+            lambda R: R.group_advantages(T([[0.0, 0.0], [1.5e308, -1.5e308]], dtype=torch.float64)),
             ValueError,
-            "rewards: expected finite values >= 0, got inf",
+            "rewards: expected differences from the group's mean that torch.float64 can hold, got 1.5e+308 at [1, 0]",
         ),
         (lambda R: R.contrast(Z(1, 2), T([[0.0, math.nan]])), ValueError, "scores: expected values that can be ranked"),
         (

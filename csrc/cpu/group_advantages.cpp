@@ -19,7 +19,7 @@ void each_rewards(const at::Tensor& rewards, const Body& body) {
     std::vector<double> r(g);
     for (int64_t q = begin; q < end; ++q) {
       reader.read(q, r.data());
-      TORCH_CHECK_VALUE(all_finite_and_not_negative(r.data(), g), "rewards: expected finite values >= 0");
+      TORCH_CHECK_VALUE(all_finite(r.data(), g), "rewards: expected finite values");
       body(q, r);
     }
   });
@@ -39,19 +39,27 @@ at::Tensor group_advantages(const at::Tensor& rewards, bool normalize, double ep
   auto out = at::empty(rewards.sizes(), rewards.options());
   each_rewards(rewards, [&](int64_t q, const std::vector<double>& r) {
     const int64_t g = r.size();
-    double mean = 0, std = 1;  // of a group of one
+    double low = 0, unit = 1, mean = 0, std = 1;  // of a group of one
     if (g > 1) {
-      for (double x : r) mean += x;
+      const auto [least, most] = std::minmax_element(r.begin(), r.end());
+      low = *least;
+      if (*most > low) unit = *most - low;
+      const auto place = [&](double x) { return (x - low) / unit; };  // see the reference
+      for (double x : r) mean += place(x);
       mean /= g;
       double squares = 0;
-      for (double x : r) squares += (x - mean) * (x - mean);
+      for (double x : r) squares += (place(x) - mean) * (place(x) - mean);
       std = std::sqrt(squares / (g - 1));
     }
     RECAST_DISPATCH(out.scalar_type(), [&] {
       scalar_t* row = out.mutable_data_ptr<scalar_t>() + q * g;
+      int64_t bad = 0;
       for (int64_t i = 0; i < g; ++i) {
-        row[i] = static_cast<scalar_t>(normalize ? (r[i] - mean) / (std + eps) : r[i] - mean);
+        const double gap = (r[i] - low) / unit - mean;
+        row[i] = static_cast<scalar_t>(normalize ? gap / (std + eps / unit) : gap * unit);
+        bad += !std::isfinite(static_cast<double>(row[i]));
       }
+      TORCH_CHECK_VALUE(bad == 0, "rewards: expected differences from the group's mean that ", out.scalar_type(), " can hold");
     });
   });
   return out;

@@ -3,6 +3,7 @@
 
 #include <ATen/Parallel.h>
 
+#include <cmath>
 #include <limits>
 #include <optional>
 #include <vector>
@@ -44,9 +45,9 @@ inline bool any_nan(const double* x, int64_t count) {
   return nans > 0;
 }
 
-inline bool all_finite_and_not_negative(const double* x, int64_t count) {
+inline bool all_finite(const double* x, int64_t count) {
   int64_t bad = 0;
-  for (int64_t i = 0; i < count; ++i) bad += !(x[i] >= 0 && x[i] <= std::numeric_limits<double>::max());
+  for (int64_t i = 0; i < count; ++i) bad += !(std::abs(x[i]) <= std::numeric_limits<double>::max());
   return bad == 0;
 }
 
@@ -65,7 +66,7 @@ void for_each_group(const GroupTensors& groups, const Body& body) {
       rewards.read(q, r);
       scores.read(q, u);
       if (keys) keys->read(q, k);
-      TORCH_CHECK_VALUE(all_finite_and_not_negative(r, g), "rewards: expected finite values >= 0");
+      TORCH_CHECK_VALUE(all_finite(r, g), "rewards: expected finite values");
       TORCH_CHECK_VALUE(!any_nan(u, g), "scores: expected values that can be ranked");
       TORCH_CHECK_VALUE(!keys || !any_nan(k, g), "tie_break: expected values that can be ranked");
       body(q, r, u, keys ? k : nullptr, repairable ? repairable[q] : true);

@@ -137,6 +137,11 @@ __device__ __forceinline__ double sum_in_warp(double x) {
   return x;
 }
 
+__device__ __forceinline__ double most_in_warp(double x) {
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) x = std::fmax(x, __shfl_xor_sync(kAllLanes, x, offset));
+  return x;
+}
+
 // All threads of the block get the sum. shared: one double a warp.
 __device__ __forceinline__ double sum_in_block(double x, double* shared) {
   x = sum_in_warp(x);

@@ -14,7 +14,7 @@ __device__ __forceinline__ int64_t first_warp() { return int64_t{blockIdx.x} * k
 __device__ __forceinline__ int64_t all_warps() { return int64_t{gridDim.x} * kWarps; }
 
 __device__ __forceinline__ void refuse_bad_reward(double reward) {
-  RECAST_REFUSE_UNLESS(reward >= 0 && reward <= 1.7976931348623157e308, "rewards: expected finite values >= 0");
+  RECAST_REFUSE_UNLESS(std::abs(reward) <= 1.7976931348623157e308, "rewards: expected finite values");
 }
 
 struct Response {
@@ -157,25 +157,34 @@ __global__ void regimes_kernel(int64_t count, int64_t g, Matrix rewards, int64_t
 
 __global__ void normalize_kernel(int64_t count, int64_t g, Matrix rewards, bool normalize, double eps, void* out) {
   for (int64_t q = first_warp(); q < count; q += all_warps()) {
-    double mean = 0, deviation = 1;  // of a group of one
-    double sum = 0;
+    double low = INFINITY, high = -INFINITY;
     for (int64_t i = lane(); i < g; i += kWarp) {
       const double reward = read(rewards, q, i);
       refuse_bad_reward(reward);
-      sum += reward;
+      low = std::fmin(low, reward);
+      high = std::fmax(high, reward);
     }
+    double unit = 1, mean = 0, deviation = 1;
     if (g > 1) {
+      low = -most_in_warp(-low);
+      high = most_in_warp(high);
+      if (high > low) unit = high - low;
+    } else {
+      low = 0;
+    }
+    const auto place = [&](int64_t i) { return (read(rewards, q, i) - low) / unit; };  // see the reference
+    if (g > 1) {
+      double sum = 0, squares = 0;
+      for (int64_t i = lane(); i < g; i += kWarp) sum += place(i);
       mean = sum_in_warp(sum) / g;
-      double squares = 0;
-      for (int64_t i = lane(); i < g; i += kWarp) {
-        const double gap = read(rewards, q, i) - mean;
-        squares += gap * gap;
-      }
+      for (int64_t i = lane(); i < g; i += kWarp) squares += (place(i) - mean) * (place(i) - mean);
       deviation = std::sqrt(sum_in_warp(squares) / (g - 1));
     }
     for (int64_t i = lane(); i < g; i += kWarp) {
-      const double gap = read(rewards, q, i) - mean;
-      write(out, rewards.dtype, q * g + i, normalize ? gap / (deviation + eps) : gap);
+      const double gap = place(i) - mean;
+      write(out, rewards.dtype, q * g + i, normalize ? gap / (deviation + eps / unit) : gap * unit);
+      RECAST_REFUSE_UNLESS(std::isfinite(read(out, rewards.dtype, q * g + i)),
+                           "rewards: expected differences from the group's mean that their dtype can hold");
     }
   }
 }

@@ -77,7 +77,7 @@ def group_advantages(rewards, normalize=True, eps=1e-6):
     try:
         return ops.group_advantages(rewards, normalize, eps)
     except REFUSED:
-        checks.reward_tensor(rewards)
+        reference.group_advantages(rewards, normalize, eps)  # what is refused can be the answer
         raise
 
 

@@ -1,6 +1,6 @@
 """Contrast: learn from two responses of the group, one on each side of the boundary (the ReCast paper, second stage).
 
-``i+ = argmax_i r_i`` is the strongest positive. ``i- = argmax over {i : r_i = 0} of u_i`` is the hardest negative: wrong,
+``i+ = argmax_i r_i`` is the strongest positive. ``i- = argmax over {i : r_i <= 0} of u_i`` is the hardest negative: wrong,
 yet closest to right. ``A_{i+} = +w``, ``A_{i-} = -w``, all else 0. So the update needs two responses, however wide the
 search was; the trainer drops the others before any log-prob is computed.
 
@@ -27,12 +27,13 @@ class Contrast(NamedTuple):
 def contrast(rewards, scores, weight=1.0, negative_weight=None, tie_break=None):
     """Choose the strongest positive and the hardest negative, and their advantages.
 
-    A positive is ``r > 0``, a negative is ``r == 0``; rewards may be graded. A group without one of the two is skipped.
+    A positive is ``r > 0``, a negative is a miss, ``r <= 0``. Rewards may be graded, or penalties; among misses ``u`` alone
+    ranks, however low the reward. A group without one of the two is skipped.
     Ties go to the largest tie key, else to the lowest index. Give random keys in training: beam rollouts come sorted by
     probability, so in every tie "lowest index" would punish the likeliest response. (Our choice; the paper is silent.)
 
     Args:
-        rewards: floating ``(Q, G)``, finite and >= 0.
+        rewards: floating ``(Q, G)``, finite.
         scores: floating ``(Q, G)``, structural scores ``u``, no NaN.
         weight: ``w`` > 0, the positive's advantage; the dtype of ``rewards`` must be able to hold it.
         negative_weight: ``w_neg`` >= 0, if the negative is to count differently. Default: ``weight``, as published.
@@ -55,7 +56,7 @@ def contrast(rewards, scores, weight=1.0, negative_weight=None, tie_break=None):
     rewards, scores = rewards.detach(), scores.detach()
 
     positive = first_best(rewards, rewards > 0, tie_break)
-    negative = first_best(scores, rewards == 0, tie_break)
+    negative = first_best(scores, rewards <= 0, tie_break)
     skipped = (positive < 0) | (negative < 0)
     positive, negative = positive.masked_fill(skipped, -1), negative.masked_fill(skipped, -1)
 

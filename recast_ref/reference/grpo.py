@@ -1,28 +1,34 @@
 """What a group teaches under GRPO, and when it teaches nothing (the ReCast paper, its baseline and its diagnosis).
 
-GRPO compares each response with its own group: ``A_i = (r_i - mean) / (std + eps)``. With ``K`` hits among ``G = 8``::
+GRPO compares each response with its own group: ``A_i = (r_i - mean) / (std + eps)``. With rewards of 0 and 1, and ``K``
+hits among ``G = 8``::
 
     K = 0   all-zero    every A_i is 0: the rollouts were paid for and nothing is learned
     K = 1   single-hit  the hit gets A = 2.47, the others -0.35 each
     K >= 2  multi-hit   K = 2: the hits get 1.62 each, the others -0.54; K = 8: every A_i is 0 again
 
 With sparse hits most groups are all-zero: 85 % in the paper's setting.
+
+Any finite reward will do: -1 and +1, a grade, a penalty for a broken format. A hit is ``r > 0``, and ``K`` counts hits; all
+other responses are misses, whatever they got.
 """
 
-from .._checks import flag, number, reward_tensor
+import torch
+
+from .._checks import flag, number, refuse, reward_tensor
 
 
 def group_regimes(rewards):
     """The regime of each group.
 
     Args:
-        rewards: floating ``(Q, G)``, finite and >= 0. A hit is a reward above 0.
+        rewards: floating ``(Q, G)``, finite. A hit is a reward above 0.
 
     Returns:
-        int64 ``(Q,)``: 0 all-zero, 1 single-hit, 2 multi-hit.
+        int64 ``(Q,)``: 0 all-zero (no hit), 1 single-hit, 2 multi-hit.
 
     Raises:
-        TypeError, ValueError: ``rewards`` has another type, dtype, shape, or a NaN, infinite or negative value.
+        TypeError, ValueError: ``rewards`` has another type, dtype, shape, or a NaN or infinite value.
 
     Source: the ReCast paper, all-zero, single-hit and multi-hit groups.
     """
@@ -34,12 +40,15 @@ def group_advantages(rewards, normalize=True, eps=1e-6):
     """GRPO advantages, the baseline (OpenOneRec-RL) that ReCast starts from.
 
     ``A_i = (r_i - mean) / (std + eps)`` with the unbiased standard deviation of the group; ``normalize=False`` leaves
-    the division out (Dr. GRPO). A group of one has no spread: its mean counts as 0 and its deviation as 1. Equal graded
-    rewards can leave a mean that is a rounding error off, which the small deviation makes visible (0.056 each for seven
-    rewards of 0.7 in float32); verl does the same.
+    the division out (Dr. GRPO). A group of one has no spread: its mean counts as 0 and its deviation as 1.
+
+    Equal rewards give A = 0 exactly. Here this departs from verl: the mean of seven rewards of 0.7 is a rounding error off
+    in float32, the deviation is hardly more, and verl answers 0.056 for each of the seven. A group without information
+    would push all of its responses one way (the fault that NeMo-RL#4158, OpenRLHF#1272 and twinkle#288 fixed). All other
+    numbers are verl's, computed in float64.
 
     Args:
-        rewards: floating ``(Q, G)``, finite and >= 0.
+        rewards: floating ``(Q, G)``, finite.
         normalize: divide by the group's standard deviation.
         eps: added to the deviation, > 0.
 
@@ -47,16 +56,25 @@ def group_advantages(rewards, normalize=True, eps=1e-6):
         ``A``: ``(Q, G)``, dtype of ``rewards``.
 
     Raises:
-        TypeError, ValueError: as :func:`group_regimes`; ``normalize`` is no bool; ``eps`` is no number or not > 0.
+        TypeError, ValueError: as :func:`group_regimes`; ``normalize`` is no bool; ``eps`` is no number or not > 0; rewards
+            so far apart that no answer is finite: with ``normalize=False`` in their dtype, else in float64.
 
     Source: verl 0.9.1, ``core_algos.compute_grpo_outcome_advantage``.
     """
     reward_tensor(rewards)
     flag("normalize", normalize)
     eps = number("eps", eps, low=0, include_low=False)
-    rewards = rewards.detach()
-    if rewards.shape[1] <= 1 or len(rewards) == 0:
-        mean, std = rewards.new_zeros(()), rewards.new_ones(())
+    r, unit = rewards.detach().double(), 1.0
+    if r.shape[1] > 1 and len(r) > 0:
+        # Seen from the lowest reward, in units of the range, equal ones are 0 and no square overflows or vanishes.
+        low, high = r.amin(dim=1, keepdim=True), r.amax(dim=1, keepdim=True)
+        unit = torch.where(high > low, high - low, 1.0)
+        r = (r - low) / unit
+        mean, std = r.mean(dim=1, keepdim=True), r.std(dim=1, keepdim=True)
     else:
-        mean, std = rewards.mean(dim=1, keepdim=True), rewards.std(dim=1, keepdim=True)
-    return (rewards - mean) / (std + eps) if normalize else rewards - mean
+        mean, std = 0.0, 1.0
+    advantages = (r - mean) / (std + eps / unit) if normalize else (r - mean) * unit
+    advantages = advantages.to(rewards.dtype)
+    wanted = f"differences from the group's mean that {rewards.dtype} can hold"
+    refuse("rewards", ~advantages.isfinite(), rewards, wanted)
+    return advantages

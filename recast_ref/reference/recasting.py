@@ -26,7 +26,7 @@ def recast(rewards, scores, repairable=None, weight=1.0, negative_weight=None, t
     response hits. An all-zero group of one is skipped too, although ``slot`` is 0: its anchor has no negative.
 
     Args:
-        rewards: floating ``(Q, G)``, finite and >= 0.
+        rewards: floating ``(Q, G)``, finite.
         scores: floating ``(Q, G)``, structural scores ``u``, no NaN.
         repairable: bool ``(Q,)``, False where the prompt has no usable target. Default: all True.
         weight: ``w`` > 0, the positive's advantage.

@@ -1,6 +1,6 @@
 """Repair: an all-zero group gets one response that hits (the ReCast paper, first stage).
 
-Only where ``K = sum_i r_i = 0``, an anchor built from the ground truth takes the place of the response that was
+Only where no response hits (``r > 0``), an anchor built from the ground truth takes the place of the response that was
 furthest from any target, ``j = argmin_i u_i``. A group with a hit is left as it is: its own hits are on-policy and
 better to learn from. These functions pick the slot and the new ``r`` and ``u``; putting the anchor's tokens into that
 slot, with old log-probs from one teacher-forced pass of the old policy, is the trainer's part.
@@ -29,7 +29,7 @@ def repair(rewards, scores, repairable=None, tie_break=None):
     (The paper is silent; this is our choice.)
 
     Args:
-        rewards: floating ``(Q, G)``, finite and >= 0.
+        rewards: floating ``(Q, G)``, finite.
         scores: floating ``(Q, G)``, structural scores ``u``, no NaN.
         repairable: bool ``(Q,)``, False where the prompt has no usable target. Default: all True.
         tie_break: floating ``(Q, G)``, no NaN.
@@ -49,7 +49,7 @@ def repair(rewards, scores, repairable=None, tie_break=None):
     """
     group_tensors(rewards, scores, repairable, tie_break)
     rewards, scores = rewards.detach(), scores.detach()
-    all_zero = (rewards == 0).all(dim=1)
+    all_zero = (rewards <= 0).all(dim=1)
     if repairable is not None:
         all_zero = all_zero & repairable
     slot = first_best(-scores, all_zero[:, None].expand_as(scores), tie_break)

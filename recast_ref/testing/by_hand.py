@@ -45,6 +45,10 @@ REPAIR = [
     _repair([0.0, 0.2, 0], [0.1, 0.1, 0.0], None, -1),  # a graded reward is a hit
     _repair([0.0, 0, 0], [0.1, 0.0, 0.01], None, -1, repairable=False),
     _repair([0.0], [0.0], None, 0),
+    _repair([-1.0, 1, -1], [0.1, 1.0, 0.0], None, -1),  # -1 and +1
+    _repair([-1.0, -1, -1], [0.1, 0.0, 0.01], None, 1),  # no hit, whatever the misses got
+    _repair([0.0, -0.5, 0], [0.1, 0.2, 0.01], None, 2),  # a penalty does not choose the slot
+    _repair([-0.5, 0.2, 0], [0.1, 0.1, 0.0], None, -1),
 ]
 
 CONTRAST = [
@@ -59,6 +63,10 @@ CONTRAST = [
     _pair(_group([0.0, 1, 0], [0.1, 1.0, 0.01], negative_weight=0.0), 1, 0, [0, 1, 0]),
     _pair(_group([1.0, 1, 1], [1.0, 1.0, 1.0]), -1, -1, [0, 0, 0]),  # no negative
     _pair(_group([0.0, 1, 0], [-INF, 1.0, -INF]), 1, 0, [-1, 1, 0]),  # any score that can be ranked
+    _pair(_group([-1.0, 1, -1], [0.1, 1.0, 0.01]), 1, 0, [-1, 1, 0]),  # -1 and +1
+    _pair(_group([-0.5, 1, 0], [0.1, 1.0, 0.01]), 1, 0, [-1, 1, 0]),  # misses are ranked by u alone, penalty or not
+    _pair(_group([0.0, 1, -0.5], [0.1, 1.0, 0.1], [0.2, 0.1, 0.3]), 1, 2, [0, 1, -1]),
+    _pair(_group([-2.0, 0.1, 3.0], [0.1, 1.0, 1.0]), 2, 0, [-1, 0, 1]),
 ]
 
 
@@ -91,7 +99,8 @@ def _scored(which):
 
 
 def _grpo(rewards, advantages, **options):
-    return {"rewards": T([rewards]).double(), **options, "expected": {"advantages": T([advantages]).double()}}
+    wide = {"dtype": torch.float64}
+    return {"rewards": T([rewards], **wide), **options, "expected": {"advantages": T([advantages], **wide)}}
 
 
 GRPO = [
@@ -103,6 +112,18 @@ GRPO = [
     _grpo([1.0] + [0.0] * 7, [0.875] + [-0.125] * 7, normalize=False),
     _grpo([1.0] + [0.0] * 7, [0.875 / (8**-0.5 + 1)] + [-0.125 / (8**-0.5 + 1)] * 7, eps=1.0),
     _grpo([1.0], [1.0]),  # a group of one keeps its reward
+    _grpo([-0.5], [-0.5]),
+    _grpo([0.7] * 7, [0.0] * 7),  # their sum is not 7 * 0.7 in floating point
+    _grpo([0.95] * 31, [0.0] * 31, normalize=False),
+    _grpo([-1.0] * 3, [0.0] * 3),
+    # mean -1/3; squares 4/9, 16/9, 4/9; std sqrt(4/3): (-2/3, 4/3, -2/3) / sqrt(4/3)
+    _grpo([-1.0, 1, -1], [-1 / math.sqrt(3), 2 / math.sqrt(3), -1 / math.sqrt(3)]),
+    # a hit, a miss, and a penalty for its format: mean 1/6, std sqrt(7/12)
+    _grpo([1.0, 0, -0.5], [5 / math.sqrt(21), -1 / math.sqrt(21), -4 / math.sqrt(21)]),
+    _grpo([1.0, 0, -0.5], [5 / 6, -1 / 6, -2 / 3], normalize=False),
+    # squares and sums that overflow, even in float64, and squares that vanish
+    _grpo([1.5e308, 1.5e308, 0.0], [1 / math.sqrt(3), 1 / math.sqrt(3), -2 / math.sqrt(3)]),
+    _grpo([1e-200, 0.0], [math.sqrt(0.5), -math.sqrt(0.5)], eps=1e-300),
     # far from 0, where a difference of squares would cancel: (2 / 3) / sqrt(1 / 3)
     _grpo([2.0**20 + 1, 2.0**20, 2.0**20], [2 / math.sqrt(3), -1 / math.sqrt(3), -1 / math.sqrt(3)]),
     # std 1e-6 / sqrt(2), so that the default eps is most of the divisor: 0.5e-6 / (0.7071e-6 + 1e-6)
@@ -112,6 +133,7 @@ GRPO = [
 REGIMES = [
     {"rewards": T([[0.0] * 4, [1.0, 0, 0, 0], [1.0, 1, 0, 0], [1.0] * 4]), "expected": {"regimes": T([0, 1, 2, 2])}},
     {"rewards": T([[0.25, 0.0], [0.25, 3.0]]), "expected": {"regimes": T([1, 2])}},
+    {"rewards": T([[-1.0, -1.0], [-1.0, 1.0], [-0.5, 0.0]]), "expected": {"regimes": T([0, 1, 0])}},
 ]
 
 BRANCH = [
@@ -214,13 +236,20 @@ TABLES = {
     "group_regimes": REGIMES,
     "group_advantages": GRPO,
     "repair": REPAIR,
-    "contrast": [*CONTRAST, _pair(_group([0.0, 0, 0], [0.1, 0.2, 0.3]), -1, -1, [0, 0, 0])],  # no positive
+    "contrast": [
+        *CONTRAST,
+        _pair(_group([0.0, 0, 0], [0.1, 0.2, 0.3]), -1, -1, [0, 0, 0]),  # no positive
+        _pair(_group([-1.0, -0.5, 0], [0.1, 0.2, 0.3]), -1, -1, [0, 0, 0]),
+    ],
     "recast": [
         *(case | {"expected": {"slot": T([-1])} | case["expected"]} for case in CONTRAST),
         _pair(_group([0.0, 0, 0], [0.1, 0.0, 0.01]), 1, 0, [-1, 1, 0], slot=1),
         _pair(_group([0.0, 0, 0], [0.1, 0.0, 0.0], [0.5, 0.1, 0.9]), 2, 0, [-1, 0, 1], slot=2),
         _pair(_group([0.0, 0, 0], [0.1, 0.0, 0.01], None, False), -1, -1, [0, 0, 0], slot=-1),
         _pair(_group([0.0], [0.0]), -1, -1, [0], slot=0),  # its anchor has no negative
+        _pair(_group([-1.0, -1, -1], [0.1, 0.0, 0.01]), 1, 0, [-1, 1, 0], slot=1),  # only penalties: repaired
+        _pair(_group([-0.5, 0, -0.5], [0.1, 0.01, 0.0]), 2, 0, [-1, 0, 1], slot=2),
+        _pair(_group([-0.5, 0], [0.1, 0.01], None, False), -1, -1, [0, 0], slot=-1),
     ],
     "recast_from_sids": [
         _pair(

@@ -14,12 +14,12 @@ def recast_by_sorting(rewards, scores, repairable=None, tie_break=None):
     advantages = torch.zeros_like(rewards, requires_grad=False)
     for p in range(q):
         r, u, key = rewards[p].tolist(), scores[p].tolist(), keys[p].tolist()
-        if g and max(r) == 0 and (repairable is None or repairable[p]):
+        if g and max(r) <= 0 and (repairable is None or repairable[p]):
             worst = sorted(range(g), key=lambda i: (u[i], -key[i]))[0]
             slot[p] = worst
             r[worst] = u[worst] = 1.0
         hits = sorted((i for i in range(g) if r[i] > 0), key=lambda i: (-r[i], -key[i]))
-        misses = sorted((i for i in range(g) if r[i] == 0), key=lambda i: (-u[i], -key[i]))
+        misses = sorted((i for i in range(g) if r[i] <= 0), key=lambda i: (-u[i], -key[i]))
         if hits and misses:
             positive[p], negative[p] = hits[0], misses[0]
             advantages[p, hits[0]], advantages[p, misses[0]] = 1.0, -1.0

@@ -114,7 +114,7 @@ def _order(draw, case, subject):
         more["tie_break"] = keys.float()
     elif "scores" in case:
         more["scores"] = keys.to(case["scores"].dtype)
-        more["rewards"] = torch.where(case["rewards"] > 0, keys + 1, 0).to(case["rewards"].dtype)
+        more["rewards"] = torch.where(case["rewards"] > 0, keys + 1, case["rewards"]).to(case["rewards"].dtype)
     if subject.takes("logps"):
         more["logps"] = -1.0 - keys
     return more

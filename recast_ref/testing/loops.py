@@ -5,6 +5,7 @@ recast_ref.reference:recast --against loops``. Arguments are not checked.
 """
 
 import math
+from fractions import Fraction
 
 import torch
 
@@ -59,11 +60,13 @@ def group_regimes(rewards):
 def group_advantages(rewards, normalize=True, eps=1e-6):
     rows = []
     for row in rewards.tolist():
-        mean, std = 0.0, 1.0
+        row = [Fraction(r) for r in row]  # exact: nothing is rounded, overflows or vanishes but the answer
+        mean, std = Fraction(0), Fraction(1)
         if len(row) > 1:
-            mean = math.fsum(row) / len(row)
-            std = math.sqrt(math.fsum((r - mean) ** 2 for r in row) / (len(row) - 1))
-        rows.append([(r - mean) / (std + eps) if normalize else r - mean for r in row])
+            mean, spread = sum(row) / len(row), max(row) - min(row)
+            variance = sum((r - mean) ** 2 for r in row) / (len(row) - 1)
+            std = spread * Fraction(math.sqrt(variance / spread**2)) if spread else Fraction(0)
+        rows.append([float((r - mean) / (std + Fraction(eps)) if normalize else r - mean) for r in row])
     return _like(rows, rewards)
 
 
@@ -72,7 +75,7 @@ def repair(rewards, scores, repairable=None, tie_break=None):
     usable = [True] * len(rewards) if repairable is None else repairable.tolist()
     for q, (r, u, key) in enumerate(zip(rewards.tolist(), scores.tolist(), _keys(tie_break, rewards))):
         slot = -1
-        if r and usable[q] and not any(r):
+        if r and usable[q] and not any(x > 0 for x in r):
             slot = min(range(len(r)), key=lambda i: (u[i], -key[i], i))
             new_rewards[q, slot] = new_scores[q, slot] = 1.0
         slots.append(slot)
@@ -85,7 +88,7 @@ def contrast(rewards, scores, weight=1.0, negative_weight=None, tie_break=None):
     for r, u, key in zip(rewards.tolist(), scores.tolist(), _keys(tie_break, rewards)):
         index, row = range(len(r)), [0.0] * len(r)
         positive = min((i for i in index if r[i] > 0), key=lambda i: (-r[i], -key[i], i), default=-1)
-        negative = min((i for i in index if r[i] == 0), key=lambda i: (-u[i], -key[i], i), default=-1)
+        negative = min((i for i in index if r[i] <= 0), key=lambda i: (-u[i], -key[i], i), default=-1)
         if positive < 0 or negative < 0:
             positive = negative = -1
         else:

@@ -11,7 +11,10 @@ from typing import NamedTuple
 import torch
 from hypothesis import strategies as st
 
-GRADES = (0.5, 0.25, 1.0, 3.0, 2.0**-13)  # binary fractions: sums of them are exact, so equal rewards stay equal
+# What people give for a hit, and for a miss; the strategies draw any other number as well.
+GRADES = ((1.0,), (0.7,), (0.5, 1.0, 3.0), (0.95, 0.3, 1e-4))
+PENALTIES = ((0.0,), (-1.0,), (0.0, -0.5), (-0.1,))
+_WIDTHS = {torch.float16: 16, torch.bfloat16: 32, torch.float32: 32, torch.float64: 64}
 AGGREGATES = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum")
 
 
@@ -78,6 +81,40 @@ def permutations(rows, size, dtype=torch.int64):
     return drawn.map(lambda cells: torch.tensor(cells, dtype=dtype).view(rows, size))
 
 
+@functools.cache
+def sizes_of(dtype, ends=False):
+    """A number above 0 of a dtype: up to a quarter of the largest, so that it can hold the difference of any two, with either
+    sign, and some more; down to the smallest. ``ends``: these two are frequent."""
+    most, least = torch.finfo(dtype).max / 4, torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+    drawn = st.floats(least, most, width=_WIDTHS[dtype])
+    return of(most, least) | drawn if ends else drawn
+
+
+def grades(dtype=torch.float32, ends=False):
+    """The reward of a hit: one of :data:`GRADES`, or any that the dtype can hold (see :func:`sizes_of`)."""
+    return of(*sum(GRADES, ())) | sizes_of(dtype, ends)
+
+
+def penalties(dtype=torch.float32, ends=False):
+    """The reward of a miss: one of :data:`PENALTIES`, 0 among them, or any below 0."""
+    return of(*sum(PENALTIES, ())) | sizes_of(dtype, ends).map(lambda x: -x)
+
+
+@st.composite
+def few_of(draw, shape, values, known=(), dtype=torch.float32):
+    """Tensors whose elements are of a few values, so that equal ones are common: of those of a tuple in ``known``, or of up to
+    three that are drawn."""
+    some = st.lists(values, min_size=1, max_size=3)
+    few = torch.tensor(draw(of(*known) | some if known else some), dtype=dtype)
+    return few[draw(tensors(shape, of(*range(len(few))), torch.int64))]
+
+
+@functools.cache
+def ranks(dtype):
+    """Numbers that are only ranked: any but NaN."""
+    return st.floats(allow_nan=False, width=_WIDTHS[dtype])
+
+
 @st.composite
 def sparse_hit_groups(
     draw, prompts=(1, 3), size=(1, 5), hit_rate=None, graded=None, ties=None, extremes=False, dtype=torch.float32
@@ -87,29 +124,30 @@ def sparse_hit_groups(
     Args:
         prompts, size: ranges of ``Q`` and ``G``.
         hit_rate: chance of a hit, in eighths: 0.125 makes mostly all-zero and single-hit groups. Drawn: 0, 0.25, 0.5 or 1.
-        graded: rewards from 2 ** -13 to 3 instead of 0 and 1.
+        graded: hits get any finite reward above 0 and misses any up to 0, instead of 1 and 0; a few different ones, so that
+            groups with equal rewards are common.
         ties: scores and keys from a handful of values, so that most groups have a tie; False: all of a group differ.
-        extremes: rewards up to 1e18, scores and keys of any size and infinite.
-        dtype: of rewards, scores and keys.
+        extremes: often the largest and the smallest rewards, and infinite scores and keys.
+        dtype: of rewards, scores and keys. None: drawn.
     """
     q, g = draw(st.integers(*prompts)), draw(st.integers(*size))
     hit_rate = draw(of(0.0, 0.25, 0.5, 1.0)) if hit_rate is None else hit_rate
-    graded = draw(st.booleans()) if graded is None else graded
+    graded = draw(of(False, True, True)) if graded is None else graded
     ties = draw(of(True, True, True, False)) if ties is None else ties
     hits = round(8 * hit_rate)
     hit = tensors((q, g), of(*[False] * (8 - hits), *[True] * hits), torch.bool)
-    worth = of(1.0, 1e-4, 6e4, 1e18) if extremes else of(*GRADES)
+    dtype = draw(of(torch.float32, torch.float64, torch.float16, torch.bfloat16)) if dtype is None else dtype
     rewards = draw(hit).to(dtype)
     if graded or extremes:
-        rewards = rewards * draw(tensors((q, g), worth, dtype))
+        worth = draw(few_of((q, g), grades(dtype, extremes), GRADES, dtype))
+        rewards = torch.where(rewards > 0, worth, draw(few_of((q, g), penalties(dtype, extremes), PENALTIES, dtype)))
     if extremes:
         anything = of(0.0, -math.inf, -1e30, -0.0, 1e-30, 1e30, math.inf)
         scores, keys = draw(tensors((q, g), anything, dtype)), draw(tensors((q, g), anything, dtype))
     elif ties:
-        # Structural scores, or any other numbers that can be ranked, 1 among them for responses that miss too.
-        ranks = draw(of((0.0, 0.01, 0.1), (0.0, 0.01, 0.1, 1.0), (2.0, 0.0001, -1.0, -math.inf)))
-        scores = draw(tensors((q, g), of(*ranks), dtype))
-        keys = draw(tensors((q, g), of(0.0, 0.25, 0.5, 0.75), dtype))
+        # Structural scores, 1 among them for responses that miss too, or any other numbers that can be ranked.
+        scores = draw(few_of((q, g), ranks(dtype), ((0.0, 0.01, 0.1), (0.0, 0.01, 0.1, 1.0)), dtype))
+        keys = draw(few_of((q, g), ranks(dtype), ((0.0, 0.25, 0.5, 0.75),), dtype))
     else:
         scores, keys = draw(permutations(q, g, dtype)), draw(permutations(q, g, dtype))
     repairable = draw(tensors((q,), of(True, True, False), torch.bool))
@@ -186,14 +224,16 @@ def loss_inputs(
 @functools.cache
 def weights():
     """Options of a signal, any of them left out: ``{"weight": w, "negative_weight": w_neg}``."""
-    some = {"weight": st.sampled_from([1.0, 0.5, 2.0]), "negative_weight": st.sampled_from([1.0, 0.25, 0.0])}
+    any_dtype = st.floats(0, width=16, exclude_min=True, allow_infinity=False)  # every dtype can hold it
+    some = {"weight": of(1.0, 0.7, 2.0) | any_dtype, "negative_weight": of(1.0, 0.2, 0.0) | any_dtype}
     return st.fixed_dictionaries({}, optional=some)
 
 
 @functools.cache
 def norms():
     """Options of an advantage estimator, any of them left out."""
-    return st.fixed_dictionaries({}, optional={"normalize": st.booleans(), "eps": st.sampled_from([1e-6, 0.5])})
+    eps = of(1e-6, 0.5, 1e-8) | st.floats(1e-12, 1e12)
+    return st.fixed_dictionaries({}, optional={"normalize": st.booleans(), "eps": eps})
 
 
 @functools.cache

@@ -13,7 +13,8 @@ def counterexamples():
     Returns:
         ``{law: arguments}`` for three laws, each for one group of two or three responses: ``"sparsity"`` and ``"zero_sum"`` with
         ``{"rewards": (1, G), "scores": (1, G)}``, float32, a hit and a miss among them; ``"only_the_order_of_scores"`` with
-        ``"scale"`` and ``"shift"`` beside them, two floats, scale > 0: the scores are then scaled and shifted.
+        ``"scale"`` and ``"shift"`` beside them, two floats, scale > 0: instead of the scores the rule then gets their places in
+        the order, 0 for the lowest, scaled and shifted.
     """
     raise NotImplementedError("counterexamples")
 
@@ -22,7 +23,8 @@ def leave_one_out(rewards):
     """Exercise 2. RLOO: the reward seen from the mean of the *other* responses of the group, no division by a spread.
 
     rewards ``(Q, G)`` -> advantages ``(Q, G)`` in their dtype, without a gradient. A response that is alone in its group
-    gets 0. Declare with ``recast_ref.testing.breaks`` which laws about ``group_advantages`` it breaks: none too few, and none
+    gets 0. Rewards may be any finite numbers, and equal ones give 0 exactly: ``recast_ref.reference.group_advantages`` has done
+    the careful part, without the division too. Declare with ``recast_ref.testing.breaks`` which laws about ``group_advantages`` it breaks: none too few, and none
     that holds after all.
     """
     raise NotImplementedError("leave_one_out")

@@ -21,3 +21,5 @@ def test_chance_of_signal(ex, p, g, chance):
 def test_wasted(ex):
     assert ex.wasted(REWARDS) == 0.5  # the first and the last group
     assert ex.wasted(REWARDS[1:3]) == 0
+    assert ex.wasted(torch.full((2, 7), 0.7)) == 1  # alike, whatever they are
+    assert ex.wasted(torch.tensor([[-1.0, 1, -1], [-1.0, -1, -1]])) == 0.5

@@ -17,7 +17,7 @@ def test_counterexamples(ex, name):
     inputs = ex.counterexamples()[name]
     rewards = inputs["rewards"]
     assert rewards.shape == inputs["scores"].shape and len(rewards) == 1 and rewards.shape[1] in (2, 3)
-    assert (rewards > 0).any() and (rewards == 0).any()
+    assert (rewards > 0).any() and (rewards <= 0).any()
     assert inputs.get("scale", 1.0) > 0
     testing.replay(name, reference.contrast, **inputs)  # they are arguments that a correct rule has no trouble with
     with pytest.raises(AssertionError):
@@ -29,6 +29,8 @@ def test_leave_one_out(ex):
     got = ex.leave_one_out(torch.tensor([[1.0, 0, 0, 0], [0.5, 0.5, 0.5, 0.5]]))
     torch.testing.assert_close(got, torch.tensor([[1.0, -1 / 3, -1 / 3, -1 / 3], [0.0, 0, 0, 0]]))
     assert ex.leave_one_out(torch.tensor([[0.5]])).tolist() == [[0.0]]
+    torch.testing.assert_close(ex.leave_one_out(torch.tensor([[-1.0, 1, -1]])), torch.tensor([[-1.0, 2, -1]]))
+    assert (ex.leave_one_out(torch.full((1, 7), 0.7)) == 0).all()
 
 
 @pytest.mark.ex09_2

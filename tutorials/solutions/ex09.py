@@ -2,6 +2,7 @@
 
 import torch
 
+from recast_ref.reference import group_advantages
 from recast_ref.testing import breaks, demand
 from recast_ref.testing.laws import index
 
@@ -14,7 +15,7 @@ def counterexamples():
         "sparsity": {"rewards": T([[1.0, 0, 0]]), "scores": T([[1.0, 0.1, 0.1]])},
         # The only miss has a score of 0: nobody takes the -1.
         "zero_sum": {"rewards": T([[1.0, 0]]), "scores": T([[1.0, 0]])},
-        # Shares of a sum survive a scale but not a shift: 0.1 and 0.3 are 1 : 3, 1.1 and 1.3 are not.
+        # Shares of a sum are not shares of places: 0.1 and 0.3 are 1 : 3, the places 0 and 1 are not, nor are 1 and 2.
         "only_the_order_of_scores": {
             "rewards": T([[1.0, 0, 0]]),
             "scores": T([[1.0, 0.1, 0.3]]),
@@ -29,11 +30,10 @@ def counterexamples():
 )
 def leave_one_out(rewards):
     # r - (sum - r) / (G - 1). It is Dr. GRPO's advantage times G / (G - 1): the sum is 0 still.
-    rewards = rewards.detach()
     size = rewards.shape[1]
     if size < 2:
-        return torch.zeros_like(rewards)
-    return (rewards - rewards.mean(dim=1, keepdim=True)) * (size / (size - 1))
+        return torch.zeros_like(rewards, requires_grad=False)
+    return group_advantages(rewards, normalize=False) * (size / (size - 1))
 
 
 def bystanders(subject, case):
