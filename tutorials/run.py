@@ -106,7 +106,8 @@ def main():
                 path.write_text(after)
             elif words(before) != words(after):
                 differs = True
-                print(*difflib.unified_diff(before.splitlines(), after.splitlines(), path.name, "printed now", lineterm=""), sep="\n")
+                lines = (words(text).splitlines() for text in (before, after))
+                print(*difflib.unified_diff(*lines, path.name, "printed now", lineterm=""), sep="\n")
             elif lines := list(out_of_bounds(before, after)):
                 differs = True
                 print(f"{path.name}:", *lines, sep="\n    ")
