@@ -31,6 +31,7 @@ import re
 import shutil
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -90,6 +91,7 @@ def main():
     parser.add_argument("names", nargs="*", metavar="NAME", help="beginnings of file names, such as 02 (default: all)")
     parser.add_argument("--check", action="store_true", help="compare instead of writing")
     options = parser.parse_args()
+    sys.excepthook = traceback.print_exception  # shows the line of a cell, which the built-in one does not find
     os.environ.setdefault("MPLBACKEND", "Agg")
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the work is small: threads would wait for each other
     paths = sorted(path for path in HERE.glob("[0-9]*.md") if not options.names or path.name.startswith(tuple(options.names)))
