@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("ci", max_examples=60, deadline=None)
-settings.register_profile("few", max_examples=8, deadline=None)
-settings.register_profile("thorough", max_examples=10_000, deadline=None)
+for name, examples in (("ci", 60), ("few", 8), ("thorough", 10_000)):  # whatever the clock says: the cores may be busy
+    settings.register_profile(name, max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ci")
 
 AMAZON = Path(__file__).parents[2] / "shared" / "data" / "amazon_industrial"

@@ -18,7 +18,7 @@ def python(code, **environment):
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
         env={**os.environ, **environment},
         cwd="/",
     )
@@ -83,7 +83,7 @@ def test_two_processes_build_once_and_both_run(tmp_path):
         )
         for _ in range(2)
     ]
-    results = [process.communicate(timeout=600) for process in both]
+    results = [process.communicate(timeout=1800) for process in both]
     assert [process.returncode for process in both] == [0, 0], results
     assert all(out == "tensor([[False,  True]])\n" for out, _ in results)
     assert sum("compiling its C++ ops" in err for _, err in results) == 1
@@ -103,7 +103,7 @@ def wheel(request, tmp_path_factory):
         [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", target, source],
         check=True,
         env={**os.environ, "RECAST_BUILD": "1" if request.param == "built" else "0"},
-        timeout=600,
+        timeout=1800,
     )
     shutil.unpack_archive(str(next(target.glob("*.whl"))), target / "here", "zip")
     return request.param, target / "here"

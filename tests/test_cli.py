@@ -21,7 +21,7 @@ README = Path(__file__).parents[1] / "README.md"
 
 def run(*arguments, cwd=None):
     return subprocess.run(
-        [sys.executable, "-m", "recast_ref", *arguments], capture_output=True, text=True, cwd=cwd, timeout=300
+        [sys.executable, "-m", "recast_ref", *arguments], capture_output=True, text=True, cwd=cwd, timeout=1800
     )
 
 

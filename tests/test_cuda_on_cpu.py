@@ -28,7 +28,7 @@ needs_compiler = pytest.mark.skipif(not shutil.which(COMPILER), reason="no C++ c
 
 def run(command):
     command = [str(part) for part in command]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=1800)
     assert result.returncode == 0, f"{shlex.join(command)}\n{result.stdout[-4000:]}{result.stderr[-4000:]}"
     return result.stdout
 
@@ -82,7 +82,7 @@ def watched(sanitizer, command, log, **environment):
     command = ["env", *(f"{name}={value}" for name, value in environment.items()), *command]
     if sanitizer:
         command = ["setarch", "-R", *command]
-    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=600)
+    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=1800)
     said = "".join(path.read_text() for path in log.parent.glob(f"{log.name}.*"))
     return result.returncode, result.stdout + result.stderr, said
 

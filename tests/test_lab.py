@@ -331,33 +331,29 @@ def test_a_run_stopped_anywhere_continues_to_the_same_numbers(world, tmp_path, a
 
 
 SCRIPT = """
-import sys; sys.path.insert(0, {tests!r})
+import os, signal, sys; sys.path.insert(0, {tests!r})
 from test_lab import TINY, tiny_world
 from recast_ref.lab.experiment import Settings, compare
+
+def on_progress(done, total, line):
+    if done > {most}:
+        os.kill(os.getpid(), signal.SIGKILL)  # by its own hand: another's might come when it has finished
+
 settings = Settings(**{{**TINY, "prompts": 160}}, seeds=2, arms=("grpo", "recast", "sft"))
-compare(tiny_world(), settings, {out!r}, resume={resume}, on_progress=lambda d, n, line: print(d, line, flush=True))
+compare(tiny_world(), settings, {out!r}, resume={resume}, on_progress=on_progress)
 """
 
 
-def run_script(out, resume, **options):
-    script = SCRIPT.format(tests=os.path.dirname(__file__), out=str(out), resume=resume)
-    return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, **options)
+def run_script(out, resume=False, most=8):  # two bases and six arms
+    script = SCRIPT.format(tests=os.path.dirname(__file__), out=str(out), resume=resume, most=most)
+    return subprocess.Popen([sys.executable, "-c", script])
 
 
 def test_a_killed_experiment_resumes_to_the_same_results(tmp_path):
-    whole = run_script(tmp_path / "whole", False)
-    killed = run_script(tmp_path / "killed", False)
-    for line in killed.stdout:  # kill it once training is under way
-        if float(line.split()[0]) > 2.2:
-            break
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    whole.communicate(timeout=300)
-    assert whole.returncode == 0
+    whole, killed = run_script(tmp_path / "whole"), run_script(tmp_path / "killed", most=2.2)  # training is under way
+    assert killed.wait(timeout=1800) == -signal.SIGKILL and whole.wait(timeout=1800) == 0
     assert not (tmp_path / "killed" / "results.json").exists()
-    resumed = run_script(tmp_path / "killed", True)
-    resumed.communicate(timeout=300)
-    assert resumed.returncode == 0
+    assert run_script(tmp_path / "killed", resume=True).wait(timeout=1800) == 0
     one, other = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "killed"))
     assert without_timings(one) == without_timings(other)
     assert set(one["arms"]["recast"]["0"]["final"]) >= {

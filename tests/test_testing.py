@@ -472,7 +472,7 @@ RUN = [sys.executable, "-m", "recast_ref", "check"]
 
 
 def run(*arguments, cwd=None):
-    return subprocess.run([*RUN, *arguments], capture_output=True, text=True, cwd=cwd, timeout=300)
+    return subprocess.run([*RUN, *arguments], capture_output=True, text=True, cwd=cwd, timeout=1800)
 
 
 @pytest.mark.parametrize(

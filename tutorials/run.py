@@ -4,8 +4,20 @@
     python tutorials/run.py 02 05        # some
     python tutorials/run.py --check      # write nothing; fail where what is printed is not what the text says
 
-A cell is a ``python`` block; the ``text`` block after it holds what it prints. Where that is marked ``text measured`` its
-numbers are of one machine, and only the words are compared.
+A cell is a ``python`` block; the ``text`` block after it holds what it prints, and ``--check`` compares the two letter by
+letter. That would be wrong for what a clock says, and for what a trained policy says: with the same seeds another processor
+rounds otherwise, and after some updates that is another policy. Such a block is marked ``text measured``. Of it ``--check``
+compares the words, and of the numbers what the mark holds them to (a reader does not see the mark):
+
+    measured of 1024        percentages are shares of 1024 draws
+    measured ±0.5           numbers with a decimal point, and percentages unless ``of`` is there, may be 0.5 apart
+    measured ±20%           or 20 % of the larger one
+    measured of 1024 ±0.5   both
+    measured                no number is held: those of a clock
+
+Two shares of N draws may be four standard errors of their difference apart, 4 sqrt(2 p (1 - p) / N); the mean of N values from
+0 to 1 is no noisier. What stands after ± is about four standard deviations over seeds, as seen when it was written. The last
+digit may be one more apart, since both numbers were rounded. What the prose concludes is an ``assert`` in a cell.
 """
 
 import argparse
@@ -13,13 +25,22 @@ import contextlib
 import difflib
 import io
 import linecache
+import math
 import os
 import re
+import shutil
 import sys
+import tempfile
+import traceback
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-CELL = re.compile(r"^```python\n(?P<code>.*?)^```\n(?:\n```text(?P<measured> measured)?\n(?P<printed>.*?)^```\n)?", re.M | re.S)
+CELL = re.compile(
+    r"^```python\n(?P<code>.*?)^```\n(?:\n```text(?P<measured> measured[^\n]*)?\n(?P<printed>.*?)^```\n)?", re.M | re.S
+)
+MEASURED = re.compile(r"^```text measured(?P<mark>[^\n]*)\n(?P<printed>.*?)^```\n", re.M | re.S)
+MARK = re.compile(r"(?: of (?P<draws>\d+))?(?: ±(?P<apart>[\d.]+)(?P<relative>%?))?")
+NUMBER = re.compile(r"(?<![\w.])[+-]?\d[\d,]*(?:\.(?P<decimals>\d+))?(?P<percent>%?)")
 
 
 def run(path):
@@ -40,13 +61,29 @@ def run(path):
     return "".join([*parts, text[end:]])
 
 
-def comparable(text):
-    """The text with the numbers of measured blocks taken out."""
+def words(text):
+    """The text without the numbers of its measured blocks, and without the spaces that line them up."""
+    return MEASURED.sub(lambda block: re.sub(r" *#", "#", NUMBER.sub("#", block[0])), text)
 
-    def without_numbers(block):
-        return re.sub(r"[ \d.]*\d[ \d.]*", "#", block[0])
 
-    return re.sub(r"^```text measured\n.*?^```\n", without_numbers, text, flags=re.M | re.S)
+def out_of_bounds(before, after):
+    """The numbers of measured blocks that are further apart than the mark allows: a line about each. The words agree."""
+    for then, now in zip(MEASURED.finditer(before), MEASURED.finditer(after)):
+        mark = MARK.fullmatch(then["mark"])
+        if not mark:
+            yield f"text measured{then['mark']}: expected ' of N', ' ±x' or ' ±x%' after it, or both, or nothing"
+            continue
+        for was, got in zip(NUMBER.finditer(then["printed"]), NUMBER.finditer(now["printed"])):
+            a, b = (float(number[0].rstrip("%").replace(",", "")) for number in (was, got))
+            if was["percent"] and mark["draws"]:
+                p = (a + b) / 200
+                allowed = 400 * math.sqrt(2 * p * (1 - p) / int(mark["draws"]))
+            elif mark["apart"] and (was["decimals"] or was["percent"]):
+                allowed = float(mark["apart"]) * (max(abs(a), abs(b)) / 100 if mark["relative"] else 1)
+            else:
+                continue
+            if not abs(a - b) <= allowed + 1.01 * 10 ** -len(was["decimals"] or ""):
+                yield f"{got[0]} now, {was[0]} in the text: more than {allowed:.2g} apart (measured{then['mark']})"
 
 
 def main():
@@ -54,21 +91,29 @@ def main():
     parser.add_argument("names", nargs="*", metavar="NAME", help="beginnings of file names, such as 02 (default: all)")
     parser.add_argument("--check", action="store_true", help="compare instead of writing")
     options = parser.parse_args()
+    sys.excepthook = traceback.print_exception  # shows the line of a cell, which the built-in one does not find
     os.environ.setdefault("MPLBACKEND", "Agg")
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the work is small: threads would wait for each other
-    os.chdir(HERE)  # figures are saved beside the text
     paths = sorted(path for path in HERE.glob("[0-9]*.md") if not options.names or path.name.startswith(tuple(options.names)))
     if not paths:
         parser.error(f"no tutorial begins with {' or '.join(options.names)}")
     differs = False
-    for path in paths:
-        print(f"{path.name} ...", file=sys.stderr, flush=True)
-        before, after = path.read_text(), run(path)
-        if not options.check:
-            path.write_text(after)
-        elif comparable(before) != comparable(after):
-            differs = True
-            print(*difflib.unified_diff(before.splitlines(), after.splitlines(), path.name, "printed now", lineterm=""), sep="\n")
+    with tempfile.TemporaryDirectory() as copy:
+        # Cells save figures beside the text. With --check, beside a copy of it.
+        os.chdir(shutil.copytree(HERE, Path(copy, "tutorials")) if options.check else HERE)
+        for path in paths:
+            print(f"{path.name} ...", file=sys.stderr, flush=True)
+            before, after = path.read_text(), run(path)
+            if not options.check:
+                path.write_text(after)
+            elif words(before) != words(after):
+                differs = True
+                lines = (words(text).splitlines() for text in (before, after))
+                print(*difflib.unified_diff(*lines, path.name, "printed now", lineterm=""), sep="\n")
+            elif lines := list(out_of_bounds(before, after)):
+                differs = True
+                print(f"{path.name}:", *lines, sep="\n    ")
+        os.chdir(HERE)  # a folder that is in use cannot be removed everywhere
     return int(differs)
 
 
