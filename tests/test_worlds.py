@@ -199,7 +199,14 @@ def test_a_folder_with_several_worlds_lists_what_to_type(tmp_path):
     [
         (
             ["index/Toys.index.json", "valid/Toys.csv", "test/Toys_small.csv", "test/Toys_2_5_2016-10-2018-11.csv"],
-            ["Toys_test.csv in ", "Toys.csv in ", "index/test or ", "found none among ", "valid/Toys.csv", "test/Toys_small.csv"],
+            [
+                "Toys_test.csv in ",
+                "Toys.csv in ",
+                "index/test or ",
+                "found none among ",
+                "valid/Toys.csv",
+                "test/Toys_small.csv",
+            ],
         ),
         (["index/Toys.index.json"], ["Toys_valid.csv in ", "Toys_5_2016-10-2018-11", "found none"]),
         (
