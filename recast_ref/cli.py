@@ -20,7 +20,7 @@ LAB_PACKAGES = {
     "sklearn": "scikit-learn",
 }  # by import name
 INSTALL_LAB = 'pip install -e ".[lab]" in the checkout'
-WORLDS = "'synthetic', a folder in MiniOneRec's format, or a RecBole .inter file"
+WORLDS = "'synthetic', an *.index.json file of MiniOneRec or a folder with one, or a RecBole .inter file"
 
 
 class Parser(argparse.ArgumentParser):
@@ -101,9 +101,8 @@ def _compare_options(parser):
     # Arms are checked in _compare, where their names are known: importing the lab takes seconds.
     add = parser.add_argument
     add("--world", default="synthetic", help=f"{WORLDS} (default: synthetic)")
-    add(
-        "--arms", nargs="+", metavar="ARM", help="some of: grpo recast recast-branch repair contrast sft (default: all)"
-    )
+    how = "some of: grpo recast recast-branch repair contrast sft, separated by spaces or commas (default: all)"
+    add("--arms", nargs="+", metavar="ARM", help=how)
     add("--group-size", type=_at_least(2), default=8, metavar="G", help="responses per prompt (default: 8)")
     add("--seeds", type=_at_least(1), metavar="N", help="runs of each arm (default: 3; with --quick: 1)")
     how = "groups of independent samples, or the G best of a beam search (default: sample)"
@@ -226,7 +225,10 @@ def _compare(parser, options):
     from .lab.experiment import ExperimentError, Settings, check_folder
     from .lab.worlds import DataError, load_world
 
-    arms = tuple(dict.fromkeys(options.arms or ARMS))
+    named = ARMS if options.arms is None else ",".join(options.arms).replace(",", " ").split()
+    arms = tuple(dict.fromkeys(named))
+    if not arms:
+        parser.error(f"--arms: expected some of {' '.join(ARMS)}")
     for arm in arms:
         if arm not in ARMS:
             parser.error(f"--arms: no arm {arm}{_suggest(arm, ARMS) or ', only ' + ' '.join(ARMS)}")

@@ -34,6 +34,8 @@ def run(*arguments, cwd=None):
         (["compare", "--seeds", "0"], "--seeds: expected a whole number, at least 1, got '0'"),
         (["compare", "--group-size", "1"], "--group-size: expected a whole number, at least 2, got '1'"),
         (["compare", "--arms", "grop"], "no arm grop (did you mean grpo?)"),
+        (["compare", "--arms", "grpo,sftt", "recast"], "no arm sftt (did you mean sft?)"),
+        (["compare", "--arms", ","], "--arms: expected some of grpo recast"),
         (["compare", "--world", "no/such/place"], "no world at 'no/such/place'"),
         (["compare", "--world", "sythetic"], "(did you mean synthetic?)"),
         (["compare", "--world", ""], "no world at"),
@@ -48,6 +50,15 @@ def test_a_mistake_is_one_line_and_code_2(arguments, words, tmp_path):
     result = run(*arguments, cwd=tmp_path)
     assert result.returncode == 2
     assert words in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_a_folder_with_several_worlds_is_one_line_that_says_what_to_type(tmp_path):
+    (tmp_path / "My data").mkdir()
+    for name in ("Office", "Toys"):
+        (tmp_path / "My data" / f"{name}.index.json").touch()
+    result = run("compare", "--world", "My data", cwd=tmp_path)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "--world 'My data/Office.index.json' or --world 'My data/Toys.index.json'" in result.stderr
 
 
 def test_info():
@@ -78,9 +89,8 @@ def test_compare_from_files_to_report(tmp_path):
         "--seeds",
         "2",
         "--arms",
-        "grpo",
-        "recast",
-        "sft",
+        "grpo,recast",
+        "sft,",
     ]
     result = run(*command, cwd=tmp_path)
     assert result.returncode == 0, result.stderr

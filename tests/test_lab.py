@@ -1,5 +1,6 @@
 """The lab's parts: policy, trie, rollouts, memory, audit, checkpoints, and a run that is killed and continued."""
 
+import dataclasses
 import io
 import itertools
 import json
@@ -20,7 +21,7 @@ from recast_ref.lab import checkpoints, experiment, report, summary, training
 from recast_ref.lab import console as terminal
 from recast_ref.lab.arms import ARMS, place_anchor, score
 from recast_ref.lab.audit import audit, segments
-from recast_ref.lab.evaluation import evaluate
+from recast_ref.lab.evaluation import evaluate, hits
 from recast_ref.lab.memory import PeakBytes
 from recast_ref.lab.policy import Policy
 from recast_ref.lab.rollouts import beam, sample
@@ -130,19 +131,67 @@ def test_samples_follow_the_policy(policy, history):
     assert (share - expected).abs().max() < 5 * (0.25 / 20_000) ** 0.5
 
 
-def test_evaluation_by_brute_force(world, policy):
+# ---- evaluation
+
+
+@pytest.mark.parametrize("copies", [0, 6, 18])
+def test_evaluation_by_brute_force(copies):
+    """With items that have a SID of their own, and with the first ``copies`` of 18 SIDs given to a second item as well."""
+    world = tiny_world()
+    world = dataclasses.replace(world, sids=np.concatenate([world.sids, world.sids[:copies]]))
+    policy, base = training.new_policy(world, 0), training.new_policy(world, 1)
+    with torch.no_grad():
+        policy.heads.mul_(20)
     history, targets = as_sids(world, world.test[:40])
-    base = training.new_policy(world, 1)
     got = evaluate(policy, base, history, targets)
-    every = policy.trie.sids.expand(len(history), -1, -1)
-    logps = policy.logps(history, every).sum(dim=-1)
-    truth = (every == targets[:, None]).all(dim=-1)
-    rank = (logps > logps[truth][:, None]).sum(dim=1)
-    assert got["pass@1"] == pytest.approx((rank < 1).float().mean().item())
-    assert got["recall@10"] == pytest.approx((rank < 10).float().mean().item())
-    assert got["recall@32"] == 1.0  # the catalogue has 18 items
-    assert got["sampled_p@1"] == pytest.approx(logps[truth].exp().mean().item(), rel=1e-4)
+    items = torch.from_numpy(world.sids).expand(len(history), -1, -1)
+    logps = policy.logps(history, items).sum(dim=-1)
+    same = (items == targets[:, None]).all(dim=-1)
+    truth = logps.masked_fill(~same, -torch.inf).max(dim=1).values
+    better, shared = (logps > truth[:, None] + 1e-5).sum(dim=1), same.sum(dim=1)
+    assert set(shared.tolist()) == {0: {1}, 6: {1, 2}, 18: {2}}[copies]
+    for k, name in ((1, "pass@1"), (10, "recall@10"), (32, "recall@32")):
+        # One of the items with the target's SID is the target: on place better, better + 1, ... with the same chance.
+        hit = [sum(place < k for place in range(b, b + n)) / n for b, n in zip(better.tolist(), shared.tolist())]
+        assert got[name] == pytest.approx(np.mean(hit)), name
+    assert got["sampled_p@1"] == pytest.approx((truth.exp() / shared).mean().item(), rel=1e-4)
     assert got["kl"] > 0 and evaluate(policy, policy, history, targets)["kl"] == pytest.approx(0, abs=1e-6)
+
+
+def test_an_index_in_which_all_items_share_one_sid():
+    rng = np.random.default_rng(0)
+    train, valid, test, _ = split_last([rng.integers(3686, size=5).tolist() for _ in range(40)])
+    world = World("collapsed", np.zeros((3686, 3), dtype=np.int64), train, valid, test, base_pairs=32)
+    assert "3,686 items as 3 codes (3,686 share their SID with another item)" in world.describe()
+    policy = training.new_policy(world, 0)
+    got = evaluate(policy, policy, *as_sids(world, world.test))
+    for k, name in ((1, "pass@1"), (10, "recall@10"), (32, "recall@32"), (1, "sampled_p@1")):
+        assert got[name] == pytest.approx(k / 3686), name
+
+
+@st.composite
+def rankings(draw, most):
+    """How many items each ranked SID has, with padding at the end, and which of them the target's is: none, or one."""
+    items = draw(st.lists(st.integers(1, most), max_size=4))
+    target = draw(st.none() | st.integers(0, len(items) - 1)) if items else None
+    padding = draw(st.integers(0 if items else 1, 2))
+    found = [i == target for i in range(len(items) + padding)]
+    return torch.tensor([found]), torch.tensor([items + [0] * padding])
+
+
+@given(rankings(most=3), st.integers(1, 16))
+def test_hits_are_the_mean_over_every_order_of_the_items_of_a_sid(ranking, k):
+    found, items = ranking
+    orders = [itertools.permutations([(sid, i) for i in range(n)]) for sid, n in enumerate(items[0].tolist())]
+    target = (found[0].long().argmax().item(), 0) if found.any() else None
+    firsts = [list(itertools.chain(*order))[:k] for order in itertools.product(*orders)]
+    assert hits(found, items, k).item() == pytest.approx(np.mean([target in first for first in firsts]))
+
+
+@given(rankings(most=1), st.integers(1, 8))
+def test_hits_where_no_two_items_share_a_sid_are_exactly_0_or_1(ranking, k):
+    found, items = ranking
+    assert torch.equal(hits(found, items, k), found[:, :k].any(dim=1).double())
 
 
 # ---- SIDs
@@ -153,14 +202,15 @@ def test_the_trie_holds_the_catalogue_and_nothing_else(sids):
     trie = Trie(sids, codes=4)
     catalogue = set(map(tuple, sids.tolist()))
     assert len(trie) == len(catalogue)
+    every = list(itertools.product(range(-1, 5), repeat=sids.shape[1]))
+    assert trie.items(torch.tensor(every)).tolist() == [sids.tolist().count(list(sid)) for sid in every]
     for sid in itertools.product(range(4), repeat=sids.shape[1]):
         if sid in catalogue:
             trie.path(torch.tensor(sid))
         else:
             with pytest.raises(ValueError, match="expected SIDs of the catalogue"):
                 trie.path(torch.tensor(sid))
-    shared = sum(1 for sid in sids.tolist() if sids.tolist().count(sid) > 1)
-    assert collisions(sids) == shared
+    assert collisions(sids) == sum(sids.tolist().count(sid) > 1 for sid in sids.tolist())
 
 
 def test_residual_kmeans_is_coarse_to_fine():

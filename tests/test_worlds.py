@@ -1,6 +1,8 @@
 """Loaders on good and broken files, splits, and the refusal of leaks."""
 
 import json
+import re
+import shlex
 
 import numpy as np
 import pytest
@@ -104,6 +106,134 @@ def test_a_folder_with_a_train_file_in_subfolders(tmp_path):
     assert rows_of(world.train) == {(0, (0,), 1), (1, (), 3)}  # u2's 6 is a test target
     assert rows_of(world.valid) == {(1, (3,), 4)}
     assert "1 pairs dropped" in world.notes[-1]
+
+
+SPLIT_ROWS = {"train": [("u1", "[0]", 1)], "valid": [("u1", "[0, 1]", 2)], "test": [("u1", "[0, 1, 2]", 3)]}
+
+
+def write_files(root, *paths):
+    """CSV files with the rows of their folder's split, else of the one that ends their name; indexes; other files."""
+    for path in map(root.joinpath, paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        split = path.parent.name if path.parent.name in SPLIT_ROWS else path.stem.split("_")[-1]
+        table = ["user_id,history_item_id,item_id", *(f'{u},"{h}",{i}' for u, h, i in SPLIT_ROWS.get(split, []))]
+        path.write_text(json.dumps(INDEX) if path.name.endswith(".index.json") else "\n".join(table))
+    return root
+
+
+def checkout(*names, splits=("train", "valid", "test")):
+    """The paths of MiniOneRec's data/Amazon."""
+    dated = [f"{name}_5_2016-10-2018-11" for name in names]
+    return [
+        *(f"index/{name}.{kind}" for name in names for kind in ("index.json", "item.json", "emb-qwen-td.npy")),
+        *(f"{split}/{name}.csv" for split in splits for name in dated),
+        *(f"info/{name}.txt" for name in dated),
+    ]
+
+
+def flat(*names):
+    return [f"{name}{end}" for name in names for end in (".index.json", "_train.csv", "_valid.csv", "_test.csv")]
+
+
+@pytest.mark.parametrize(
+    "paths, index",
+    [
+        (checkout("Toys", "Office_Products"), "index/Toys.index.json"),
+        (checkout("Toys", "Office_Products"), "index/Office_Products.index.json"),
+        (flat("Toys", "Games"), "Toys.index.json"),
+        (["Toys.index.json", "train/Toys.csv", "valid/Toys_valid.csv", "test/Toys_2018.csv"], "Toys.index.json"),
+        # names of which one begins with the other
+        (checkout("Toys", "Toys_2", "Toys_2018", "Toys_small", "Toysets"), "index/Toys.index.json"),
+        (checkout("Toys", "Toys_2", "Toys_2018", "Toys_small", "Toysets"), "index/Toys_2.index.json"),
+        (checkout("Toys", "Toys_2", "Toys_2018", "Toys_small", "Toysets"), "index/Toys_2018.index.json"),
+        ([*checkout("Toys_2", "Toys_small")[6:], *checkout("Toys")], "index/Toys.index.json"),
+        # names with a split's word
+        (checkout("Test_Tubes", "train", "My_valid_test"), "index/Test_Tubes.index.json"),
+        (checkout("Test_Tubes", "train", "My_valid_test"), "index/train.index.json"),
+        (checkout("Test_Tubes", "train", "My_valid_test"), "index/My_valid_test.index.json"),
+        (flat("A", "A_test"), "A.index.json"),
+        (flat("A", "A_test"), "A_test.index.json"),
+    ],
+)
+def test_an_index_file_finds_its_csv_files(tmp_path, monkeypatch, paths, index):
+    name = index.split("/")[-1].removesuffix(".index.json")
+    where = write_files(tmp_path, *paths) / index
+    files = minionerec.files_of(where)
+    assert list(files) == ["train", "valid", "test"]
+    for split, path in files.items():
+        assert re.fullmatch(rf"{name}(_5_2016-10-2018-11|_2018)?(_{split})?", path.stem)
+        assert split in (path.parent.name, path.stem.split("_")[-1])
+    world = load_world(where)
+    assert world.name == name and len(world.sids) == len(INDEX)
+    assert [rows_of(part) for part in (world.train, world.valid, world.test)] == [
+        {(0, (0,), 1)},
+        {(0, (0, 1), 2)},
+        {(0, (0, 1, 2), 3)},
+    ]
+    for folder, relative in ((tmp_path, index), (where.parent, where.name)):  # as it is typed there
+        monkeypatch.chdir(folder)
+        again = load_world(relative)
+        assert (again.name, rows_of(again.test)) == (name, rows_of(world.test))
+
+
+def test_an_index_file_without_a_train_file(tmp_path):
+    paths = checkout("Toys", "Games", splits=("valid", "test"))
+    world = load_world(write_files(tmp_path, *paths, "train/Games_5_2016-10-2018-11.csv") / "index" / "Toys.index.json")
+    assert rows_of(world.train) | rows_of(world.valid) == {(0, (0,), 1), (0, (0, 1), 2)}
+    assert "no train file" in world.notes[0]
+
+
+def test_a_folder_with_several_worlds_lists_what_to_type(tmp_path):
+    write_files(tmp_path, *checkout("Toys", "Office Products"))
+    with pytest.raises(DataError) as caught:
+        load_world(tmp_path)
+    message = str(caught.value)
+    assert "\n" not in message and "2 worlds" in message
+    typed = shlex.split(message.partition("choose one: ")[2])
+    named = [typed[i + 1] for i, word in enumerate(typed) if word == "--world"]
+    assert [load_world(path).name for path in named] == ["Office Products", "Toys"]
+
+
+@pytest.mark.parametrize(
+    "paths, words",
+    [
+        (
+            ["index/Toys.index.json", "valid/Toys.csv", "test/Toys_small.csv", "test/Toys_2_5_2016-10-2018-11.csv"],
+            [
+                "Toys_test.csv in ",
+                "Toys.csv in ",
+                "index/test or ",
+                "found none among ",
+                "valid/Toys.csv",
+                "test/Toys_small.csv",
+            ],
+        ),
+        (["index/Toys.index.json"], ["Toys_valid.csv in ", "Toys_5_2016-10-2018-11", "found none"]),
+        (
+            ["index/Toys.index.json", "valid/Toys.csv", "test/Toys.csv", "test/Toys_5_2016-10-2018-11.csv"],
+            ["expected one file Toys_test.csv", "found ", "test/Toys.csv, ", "test/Toys_5_2016-10-2018-11.csv"],
+        ),
+    ],
+)
+def test_csv_files_that_are_missing_or_not_clear(tmp_path, paths, words):
+    with pytest.raises(DataError) as caught:
+        load_world(write_files(tmp_path, *paths) / "index" / "Toys.index.json")
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        flat("Train_Sets"),
+        checkout("Train_test_sets"),
+        ["a/My_test.index.json", "valid/My_test.csv", "test/My_test.csv", "train/My_test.csv"],
+        [f"train_data/{path}" for path in flat("Toys")],
+    ],
+)
+def test_a_name_with_a_word_of_a_split(tmp_path, paths):
+    world = load_world(write_files(tmp_path, *paths))
+    assert world.name == tmp_path.name
+    assert (rows_of(world.train), rows_of(world.test)) == ({(0, (0,), 1)}, {(0, (0, 1, 2), 3)})
 
 
 @given(st.lists(st.integers(0, 5), min_size=2, max_size=25), st.integers(2, 10))
@@ -215,5 +345,7 @@ def test_no_world(tmp_path):
     with pytest.raises(FileNotFoundError, match="no world at"):
         load_world(tmp_path / "nope")
     (tmp_path / "a.txt").touch()
-    with pytest.raises(DataError, match="expected a folder with"):
-        load_world(tmp_path / "a.txt")
+    (tmp_path / "a.item.json").touch()
+    for name in ("a.txt", "a.item.json"):
+        with pytest.raises(DataError, match="expected an .*index.json file, a folder with one, or a RecBole"):
+            load_world(tmp_path / name)

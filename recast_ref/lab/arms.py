@@ -32,7 +32,11 @@ class Signal(NamedTuple):
 
 
 def score(responses, targets, tie_break):
-    """Reward and rank rollouts that name one SID each."""
+    """Reward and rank rollouts that name one SID each.
+
+    As published, r = 1 for the target's SID, also where other items have it: a policy cannot say which of them it means.
+    What the table counts is items (``evaluation.py``).
+    """
     predictions, wanted = responses[:, :, None], targets[:, None]
     return Groups(
         responses,

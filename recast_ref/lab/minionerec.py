@@ -1,53 +1,59 @@
-"""A folder in MiniOneRec's format: real interactions with real SIDs.
+"""Data in MiniOneRec's format: real interactions with real SIDs.
 
-``*.index.json`` maps item ids to SIDs, ``{"17": ["<a_236>", "<b_231>", "<c_226>"], ...}``. The ``*.csv`` files, told
-apart by the word ``train``, ``valid`` or ``test`` in their name or their folder's, hold a row per event with ``user_id``,
-``history_item_id`` (a printed list, oldest first, cut to the latest few) and ``item_id``. Other columns are ignored.
+``NAME.index.json`` maps item ids to SIDs, ``{"17": ["<a_236>", "<b_231>", "<c_226>"], ...}``. Three CSV files, for training,
+validation and test, hold a row per event with ``user_id``, ``history_item_id`` (a printed list, oldest first, cut to the
+latest few) and ``item_id``. Other columns and other files are ignored.
 """
 
 import csv
 import json
+import os
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 
 from .worlds import DataError, Pairs, World, leaks
 
+INDEX = ".index.json"
+SPLITS = ("train", "valid", "test")
 COLUMNS = ("user_id", "history_item_id", "item_id")
 VALIDATION_PAIRS = 1500
 BASE_PAIRS = 1500
 CODE = re.compile(r"<(?:s_)?([a-z])_(\d+)>")
 
 
-def load(folder):
-    """The world in this folder.
+def load(where):
+    """The world of an index file, or of the only one in a folder.
+
+    To ``NAME.index.json`` belong ``NAME_test.csv`` and so on beside it, or ``NAME.csv`` in folders ``test`` and so on beside it
+    or one level up, where MiniOneRec has them. Its ``_5_2016-10-2018-11`` may follow the name. In a folder with one index file
+    the CSV files may have any names: the last of the words train, valid and test in the path, the index's name apart, says
+    which split it is.
 
     Without a train file, the training pairs are every step of the users' timelines up to their test rows, which the
     histories in the valid and test files hold; 1,500 of them (a fifth, if that is fewer), drawn with a fixed seed, are
     kept for validation.
 
     Raises:
-        DataError: a file is missing or malformed; the message names the file, the line and what is wrong.
+        DataError: a file is malformed, missing, or one of several; the message names the file, the line and what is wrong, or
+            what was looked for, where, and what was found.
     """
-    folder = Path(folder)
-    item_number, sids = read_index(_only(sorted(folder.rglob("*.index.json")), folder, "*.index.json"))
-    files = {split: [] for split in ("train", "valid", "test")}
-    for path in sorted(folder.rglob("*.csv")):
-        for split in files:
-            if split in re.split("[^a-z]+", f"{path.parent.relative_to(folder)}/{path.stem}".lower()):
-                files[split].append(path)
-                break
+    where = Path(where)
+    if where.is_dir():
+        name, index = where.resolve().name, only_index(where)
+        files = files_in(where, index)
+    else:
+        name, index = _name(where), where
+        files = files_of(index)
+    item_number, sids = read_index(index)
     users = {}
-    rows = {
-        split: read_rows(_only(paths, folder, f"*{split}*.csv"), users, item_number)
-        for split, paths in files.items()
-        if paths or split != "train"
-    }
+    rows = {split: read_rows(path, users, item_number) for split, path in files.items()}
     test = Pairs.of(rows["test"])
     if "train" in rows:
         train, valid = Pairs.of(rows["train"]), Pairs.of(rows["valid"])
-        notes = [f"trained on {files['train'][0].name}"]
+        notes = [f"trained on {files['train'].name}"]
     else:
         train = Pairs.of(steps(merge_histories(rows["valid"] + rows["test"])))
         valid = None
@@ -64,13 +70,68 @@ def load(folder):
     else:
         valid = valid[~leaks(valid, test)]
     notes.append(f"{before - len(train) - len(valid):,} pairs dropped because they hold a test target of the same user")
-    return World(folder.resolve().name, sids, train, valid, test, min(BASE_PAIRS, len(train) // 2), notes)
+    return World(name, sids, train, valid, test, min(BASE_PAIRS, len(train) // 2), notes)
 
 
-def _only(paths, folder, pattern):
+def _name(index):
+    return index.name.removesuffix(INDEX)
+
+
+def only_index(folder):
+    """The index file in the folder or below it. Where there are several, the error lists what to type."""
+    found = sorted(folder.rglob(f"*{INDEX}"))
+    if len(found) > 1:
+        commands = " or ".join(f"--world {shlex.quote(str(path))}" for path in found)
+        raise DataError(f"{folder}: {len(found)} worlds are in it, choose one: {commands}")
+    return _only(found, f"{folder}: expected an *{INDEX} file")
+
+
+def files_in(folder, index):
+    """``{split: CSV file}`` of a folder with one index file. There may be none for ``train``."""
+    found = {split: [] for split in SPLITS}
+    for path in sorted(folder.rglob("*.csv")):
+        rest = re.sub(rf"^{re.escape(_name(index))}(?=[\W_]|$)", "", path.stem)  # a data set may be called Test_Tubes
+        words = re.split("[^a-z]+", f"{path.parent.relative_to(folder)}/{rest}".lower())
+        splits = [word for word in words if word in SPLITS]
+        if splits:
+            found[splits[-1]].append(path)
+    expected = {split: f"{folder}: expected exactly one *{split}*.csv file" for split in SPLITS}
+    return {split: _only(found[split], expected[split]) for split in SPLITS if found[split] or split != "train"}
+
+
+def files_of(index):
+    """``{split: CSV file}`` of an index file. There may be none for ``train``."""
+    name, here, above = _name(index), index.parent, Path(os.path.normpath(index.parent / ".."))
+    folders = dict.fromkeys([here, *(folder / split for folder in (here, above) for split in SPLITS)])
+    there = [path for folder in folders for path in sorted(folder.glob("*.csv"))]
+    names = [_name(path) for path in here.glob(f"*{INDEX}")]
+    found = {split: [] for split in SPLITS}
+    for path in there:
+        # Toys_2018_test.csv is of Toys, but of Toys_2018 where there is such an index.
+        if max((n for n in names if _split(path, n)), key=len, default=None) == name:
+            found[_split(path, name)].append(path)
+    expected = {
+        split: f"{index}: expected one file {name}_{split}.csv in {here}, or {name}.csv in {here / split} or {above / split} "
+        f"({name}_5_2016-10-2018-11 will do for {name})"
+        for split in SPLITS
+    }
+    return {split: _only(found[split], expected[split], there) for split in SPLITS if found[split] or split != "train"}
+
+
+def _split(path, name):
+    """Which split of the data set a CSV file is, by its own name or its folder's; None if it is not one of the data set's.
+
+    MiniOneRec adds the k of the k-core and the dates to the name: ``_5_2016-10-2018-11``.
+    """
+    match = re.fullmatch(rf"{re.escape(name)}((_\d+)?_\d{{4}}(-\d+)*)?(_(?P<split>{'|'.join(SPLITS)}))?", path.stem)
+    folder = path.parent.name if path.parent.name in SPLITS else None
+    return match and (match["split"] or folder)
+
+
+def _only(paths, expected, among=()):
     if len(paths) != 1:
-        found = ", ".join(str(p.relative_to(folder)) for p in paths) or "none"
-        raise DataError(f"{folder}: expected exactly one {pattern} file, found {found}")
+        none = "none among " + ", ".join(map(str, among)) if among else "none"
+        raise DataError(f"{expected}, found {', '.join(map(str, paths)) or none}")
     return paths[0]
 
 

@@ -12,12 +12,13 @@ class Trie:
     right for catalogues of thousands of items, not of millions.
 
     Args:
-        sids: int64 ``(items, L)``.
+        sids: int64 ``(items, L)``, a row per item: items may share a SID.
         codes: codes per level; default: the largest code + 1.
     """
 
     def __init__(self, sids, codes=None):
-        self.sids = torch.from_numpy(np.unique(sids, axis=0))
+        distinct, counts = np.unique(sids, axis=0, return_counts=True)
+        self.sids, self.counts = torch.from_numpy(distinct), torch.from_numpy(counts)
         self.levels = self.sids.shape[1]
         self.codes = int(self.sids.max()) + 1 if codes is None else codes
         self.children = []
@@ -33,17 +34,28 @@ class Trie:
     def __len__(self):
         return len(self.sids)
 
+    def nodes(self, sids):
+        """The node that each code leads to: int64 ``(..., L)``, -1 from the first code on that leads to no item."""
+        node, reached = torch.zeros_like(sids[..., 0]), []
+        for level in range(self.levels):
+            code = sids[..., level]
+            known = (node >= 0) & (code >= 0) & (code < self.codes)
+            node = self.children[level][node.where(known, 0), code.where(known, 0)].where(known, -1)
+            reached.append(node)
+        return torch.stack(reached, dim=-1)
+
     def path(self, responses):
         """The node each code is chosen at: int64 ``(..., L)``, 0 (the root) first. Raises for a SID outside the catalogue."""
-        nodes = [torch.zeros_like(responses[..., 0])]
-        for level in range(self.levels):
-            code = responses[..., level]
-            known = (code >= 0) & (code < self.codes)
-            nodes.append(self.children[level][nodes[-1], code.where(known, 0)].where(known, -1))
-            if (nodes[-1] < 0).any():
-                lost = responses[nodes[-1] < 0][0].tolist()
-                raise ValueError(f"responses: expected SIDs of the catalogue, got {tuple(lost)}")
-        return torch.stack(nodes[:-1], dim=-1)
+        reached = self.nodes(responses)
+        lost = reached[..., -1] < 0
+        if lost.any():
+            raise ValueError(f"responses: expected SIDs of the catalogue, got {tuple(responses[lost][0].tolist())}")
+        return torch.cat([torch.zeros_like(reached[..., :1]), reached[..., :-1]], dim=-1)
+
+    def items(self, sids):
+        """How many items have each SID: int64 ``(...)`` for ``(..., L)``, 0 outside the catalogue."""
+        node = self.nodes(sids)[..., -1]
+        return self.counts[node].where(node >= 0, 0)
 
 
 def residual_kmeans(vectors, levels=3, codes=64, seed=0):

@@ -125,7 +125,7 @@ def split_last(timelines):
 
 
 def load_world(where):
-    """``"synthetic"``, a folder in MiniOneRec's format, or a RecBole ``.inter`` file.
+    """``"synthetic"``, an ``*.index.json`` file in MiniOneRec's format or a folder with one, or a RecBole ``.inter`` file.
 
     Raises:
         FileNotFoundError: no such path.
@@ -138,10 +138,10 @@ def load_world(where):
     path = Path(where)
     if not where or not path.exists():
         raise FileNotFoundError(
-            f"no world at {where!r}: expected 'synthetic', a folder with *.index.json, or a .inter file"
+            f"no world at {where!r}: expected 'synthetic', an *.index.json file, a folder with one, or a .inter file"
         )
-    if path.is_dir():
+    if path.is_dir() or path.name.endswith(minionerec.INDEX):
         return minionerec.load(path)
     if path.suffix == ".inter":
         return recbole.load(path)
-    raise DataError(f"{where}: expected a folder with *.index.json and *.csv files, or a RecBole .inter file")
+    raise DataError(f"{where}: expected an *.index.json file, a folder with one, or a RecBole .inter file")
