@@ -85,7 +85,6 @@ RECAST_INLINE void minus_softmax(const T* row, int64_t size, LogSumExp lse, doub
   for (int64_t i = 0; i < whole; i += kLanes) {
     // The hardware looks too little ahead: without this the arithmetic waits for memory.
     __builtin_prefetch(reinterpret_cast<const char*>(row + i) + kAhead, 1);
-    // Rounding can leave the largest logit a hair above the log-sum-exp.
     const Floats x = (load(row + i) - high) - low;
     store(gradient + i, exp_of_nonpositive(x) * scale);
   }
