@@ -12,7 +12,7 @@ import torch
 from hypothesis import strategies as st
 
 # What people give for a hit, and for a miss; the strategies draw any other number as well.
-GRADES = ((1.0,), (0.7,), (0.5, 1.0, 3.0), (0.95, 0.3, 1e-4))
+GRADES = ((1.0,), (0.7,), (1.0, 0.5, 3.0), (0.3, 0.95, 1.0, 1e-4))
 PENALTIES = ((0.0,), (-1.0,), (0.0, -0.5), (-0.1,))
 _WIDTHS = {torch.float16: 16, torch.bfloat16: 32, torch.float32: 32, torch.float64: 64}
 AGGREGATES = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum")
@@ -101,11 +101,11 @@ def penalties(dtype=torch.float32, ends=False):
 
 
 @st.composite
-def few_of(draw, shape, values, known=(), dtype=torch.float32):
-    """Tensors whose elements are of a few values, so that equal ones are common: of those of a tuple in ``known``, or of up to
-    three that are drawn."""
-    some = st.lists(values, min_size=1, max_size=3)
-    few = torch.tensor(draw(of(*known) | some if known else some), dtype=dtype)
+def few_of(draw, shape, values, known, dtype):
+    """Tensors whose elements are of a few values, so that equal ones are common: of those of a tuple in ``known``, or, one
+    time in three or so, of up to three others."""
+    few = draw(of(*known, *[None] * (len(known) // 2)))
+    few = torch.tensor(draw(st.lists(values, min_size=1, max_size=3, unique=True)) if few is None else few, dtype=dtype)
     return few[draw(tensors(shape, of(*range(len(few))), torch.int64))]
 
 
@@ -147,7 +147,7 @@ def sparse_hit_groups(
     elif ties:
         # Structural scores, 1 among them for responses that miss too, or any other numbers that can be ranked.
         scores = draw(few_of((q, g), ranks(dtype), ((0.0, 0.01, 0.1), (0.0, 0.01, 0.1, 1.0)), dtype))
-        keys = draw(few_of((q, g), ranks(dtype), ((0.0, 0.25, 0.5, 0.75),), dtype))
+        keys = draw(few_of((q, g), ranks(dtype), ((0.0, 0.25, 0.5, 0.75),) * 3, dtype))
     else:
         scores, keys = draw(permutations(q, g, dtype)), draw(permutations(q, g, dtype))
     repairable = draw(tensors((q,), of(True, True, False), torch.bool))
