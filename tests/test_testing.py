@@ -211,6 +211,11 @@ def eager_repair(rewards, scores, repairable=None, tie_break=None):
     return reference.repair(torch.where(rewards < 1, 0.0, rewards), scores, repairable, tie_break)
 
 
+def one_log_sum_exp(logits, tokens):
+    """Rounds the log of V away where the logits are large."""
+    return logits.gather(-1, tokens[..., None])[..., 0] - logits.logsumexp(dim=-1)
+
+
 def plain_logps(logits, tokens):
     return (logits.exp() / logits.exp().sum(-1, keepdim=True)).gather(-1, tokens[..., None])[..., 0].log()
 
@@ -279,6 +284,7 @@ BROKEN = {  # law -> a variant of some kind that breaks it
     "finite_far_away": ("policy_loss", unmasked_loss),
     "sums_to_one": ("token_logps", altered("token_logps", lambda x, given: x * 1.01)),
     "shift_of_logits": ("token_logps", plain_logps),
+    "equal_logits": ("token_logps", one_log_sum_exp),
     "impossible_tokens": ("token_logps", altered("token_logps", lambda x, given: x.clamp(min=-100))),
     "in_place_or_not": (
         "logits_loss",
