@@ -62,7 +62,7 @@ LOSSES = [token_logps, policy_loss, logits_loss, logits_loss_in_place]
 
 
 class Case:
-    """A loss as a function of what carries the gradient, ``x``, and a way to sum its answer up."""
+    """A loss as a function of what carries the gradient, ``x``."""
 
     def __init__(self, loss, module, size=B, **changes):
         self.loss, self.module = loss, module
@@ -73,11 +73,14 @@ class Case:
         return self.loss(self.module, x, **self.given)
 
     def total(self, x):
-        answer = self(x)
-        return (answer * torch.arange(1.0, answer.numel() + 1).view(answer.shape)).sum()
+        return summed(self(x))
 
     def leaf(self):
         return self.x.clone().requires_grad_()
+
+
+def summed(answer):
+    return (answer * torch.arange(1.0, answer.numel() + 1).view(answer.shape)).sum()
 
 
 def gradient(case, total=None):
@@ -89,8 +92,9 @@ def gradient(case, total=None):
 
 
 def checkpointed(case, reentrant):
+    """The loss is the last to save something: in the second forward pass it is there that torch stops."""
     x = case.leaf()
-    checkpoint(case.total, x, use_reentrant=reentrant).backward()
+    summed(checkpoint(case, x, use_reentrant=reentrant)).backward()
     return x.grad
 
 
