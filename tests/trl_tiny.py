@@ -35,7 +35,7 @@ def _text(codes):
 def make(folder, cls=ReCastGRPOTrainer, config=ReCastGRPOConfig, reward=None, data=None, **options):
     """A trainer of the tiny model in ``folder`` (made on first use): 4 prompts x 8 answers, plain SGD."""
     if not (folder / "model").exists():
-        save_model(folder / "model", tokenizer_of(CODES), seed=0, width=32)
+        save_model(folder / "model", tokenizer_of(CODES), seed=0, width=32, layers=1)
     given = {name: options.pop(name) for name in list(options) if name in GIVEN}
     settings = {
         "output_dir": str(folder / "out"),

@@ -225,6 +225,8 @@ class ReCastGRPOTrainer(GRPOTrainer):
         yield bounded and (args.use_vllm or args.use_transformers_continuous_batching), (
             "catalogue: only transformers' own generate keeps to it, not vLLM or continuous batching"
         )
+        replaced = "generate" in vars(self.accelerator.unwrap_model(self.model))
+        yield (bounded or args.arm != "grpo") and replaced, f"model.generate was replaced: {APART}"
         yield bounded and args.beam_groups and items < self.num_generations, (
             f"beam_groups: {self.num_generations} different beams need as many items, the catalogue has {items}"
         )
@@ -236,7 +238,6 @@ class ReCastGRPOTrainer(GRPOTrainer):
         yield self.aux_loss_enabled, (
             "router_aux_loss_coef: rows that only make batches equal would be balanced too; set it to 0"
         )
-        yield "generate" in vars(self.accelerator.unwrap_model(self.model)), f"model.generate was replaced: {APART}"
 
     def _learn_to_read(self, catalogue):
         """How SIDs are written, the trie, and whether all targets can be named."""
@@ -469,9 +470,9 @@ class ReCastGRPOTrainer(GRPOTrainer):
     @contextmanager
     def _generating(self, beams):
         """What TRL's ``generation_kwargs`` cannot say: a logits processor, and beams that are different answers."""
-        model, config = self.accelerator.unwrap_model(self.model_wrapped), self.generation_config
+        model = self.accelerator.unwrap_model(self.model_wrapped)
         if beams > 1:
-            self.generation_config = copy.deepcopy(config)
+            before, self.generation_config = self.generation_config, copy.deepcopy(self.generation_config)
             # Renormalised, beams are ranked by their log-probs under the trie.
             self.generation_config.update(
                 num_beams=beams, num_return_sequences=beams, do_sample=False, renormalize_logits=True
@@ -481,8 +482,10 @@ class ReCastGRPOTrainer(GRPOTrainer):
         try:
             yield
         finally:
-            self.generation_config = config
-            vars(model).pop("generate", None)
+            if beams > 1:
+                self.generation_config = before
+            if self._trie is not None:
+                del model.generate
 
     def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, *args, **options):
         if self._trie is not None:
