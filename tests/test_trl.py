@@ -213,7 +213,9 @@ def row_loss(loss_type, logps, old, ref, advantage, beta):
         loss = -(w**k * (spread * (1 - w)).exp()).detach() * advantage * logps
     else:
         loss = -torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
-    return loss + beta * ((ref - logps).exp() - (ref - logps) - 1) if beta else loss
+    if beta:  # TRL's use_bias_correction_kl, on by default: the KL times the ratio, with its gradient
+        loss = loss + beta * ((ref - logps).exp() - (ref - logps) - 1) * ratio
+    return loss
 
 
 def plain_gradient(trainer, model, micro_steps):
@@ -276,3 +278,226 @@ def test_the_gradient_of_a_step_is_that_of_a_loop_over_its_pairs(folder, loss_ty
                 first = last
             skipped += sum(share > 0 for share in logs(trainer, "recast/skipped"))
     assert skipped
+
+
+@pytest.mark.parametrize("arm", ["recast", "repair"])
+@pytest.mark.parametrize("loss_type", LOSSES)
+def test_filler_changes_nothing(folder, loss_type, arm):
+    """The same generation batch as one batch without filler, and as sixteen of which some hold nothing else."""
+    options = {"rollout_func": tiny.dictated(answers), "loss_type": loss_type, "beta": 0.1, "arm": arm, "max_steps": 2}
+    whole = tiny.make(folder, Recorded, **options)
+    whole.train()
+    split = {"steps_per_generation": 16, "gradient_accumulation_steps": 16, "per_device_train_batch_size": 2}
+    parts = tiny.make(folder, Recorded, **options, **split)
+    seen = tiny.count_rows(parts)
+    parts.train()
+    for (one, _), (other, _) in zip(whole.gradients, parts.gradients, strict=True):
+        assert (one - other).norm() < 1e-5 * one.norm()
+    rows = logs(whole, "recast/actor_rows")
+    assert rows == logs(parts, "recast/actor_rows") and sum(seen["actor"]) > sum(rows)  # there was filler
+
+
+@pytest.mark.parametrize("loss_type", LOSSES)
+def test_where_all_groups_are_skipped_no_parameter_moves(folder, loss_type):
+    """At beta > 0, away from the reference: plain GRPO pays the KL there."""
+    for arm in ("recast", "grpo"):
+        trainer = tiny.make(
+            folder, arm=arm, beta=1.0, loss_type=loss_type, optim="adamw_torch", max_steps=2,
+            rollout_func=tiny.dictated(lambda prompt, i: "<a_{}><b_{}><c_{}>".format(*HIT[prompt])),
+        )  # fmt: skip
+        with torch.no_grad():
+            for p in trainer.model.parameters():
+                p.mul_(1.1)
+        before = tiny.parameters(trainer)
+        trainer.train()
+        assert torch.equal(tiny.parameters(trainer), before) == (arm == "recast")
+        assert arm == "grpo" or logs(trainer, "recast/skipped") == [1.0, 1.0]
+
+
+def test_skipped_groups_count_in_no_denominator(folder):
+    """Two prompts that teach something give the same step with two beside them that do not."""
+    teach = [row for row in tiny.rows() if sum(map(ord, row["prompt"])) % 4]
+    silent = [row for row in tiny.rows() if sum(map(ord, row["prompt"])) % 4 == 0]
+    for loss_type in LOSSES:
+        gradients = []
+        for rows in (teach[:2], teach[:2] + silent[:2]):
+            trainer = tiny.make(
+                folder, Recorded, rollout_func=tiny.dictated(answers), data=Dataset.from_list(rows), loss_type=loss_type,
+                per_device_train_batch_size=8 * len(rows), max_steps=1,
+            )  # fmt: skip
+            trainer.train()
+            gradients.append(trainer.gradients[0][0])
+        assert (gradients[0] - gradients[1]).norm() < 1e-5 * gradients[0].norm(), loss_type
+
+
+# ---- the catalogue
+
+
+SOME = tiny.SIDS[:3] + tiny.SIDS[5:40:3] + tiny.SIDS[-2:]  # items that share prefixes
+
+
+@pytest.mark.parametrize("catalogue", [SOME, SOME[:1]], ids=["some", "one"])
+def test_nothing_outside_the_catalogue_is_named_in_ten_thousand_answers(folder, catalogue):
+    named = []
+
+    def reward(completion_ids, **_):
+        named.extend(tiny.tokenizer_of(tiny.CODES).batch_decode(completion_ids))
+        return [float(len(named) % 3 == i % 3) for i in range(len(completion_ids))]
+
+    data = Dataset.from_list([{**row, "targets": catalogue[:1]} for row in tiny.rows()])
+    trainer = tiny.make(
+        folder, reward=reward, data=data, catalogue=catalogue, per_device_train_batch_size=2000, max_steps=5,
+        negative_weight=0.2, max_completion_length=5, temperature=1.5,
+    )  # fmt: skip
+    trainer.train()
+    assert len(named) == 10_000 and set(named) <= {f"{sid}<eos>" for sid in catalogue}
+    assert len(set(named)) == len(catalogue)
+    assert "generate" not in vars(trainer.model)
+
+
+def trie_logps(model, prompt, answer, allowed):
+    """Log-probs of an answer's tokens among those that the catalogue allows after each prefix."""
+    ids = torch.tensor([prompt + answer])
+    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0, len(prompt) - 1 : -1]
+    inside = [sorted({a[t] for a in allowed if a[:t] == answer[:t]}) for t in range(len(answer))]
+    return torch.stack([row[inside[t]].log_softmax(0)[inside[t].index(answer[t])] for t, row in enumerate(logits)])
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+def test_every_log_prob_is_under_the_trie(folder, beta):
+    """Old, reference and actor: the gradient of a step is that of a loop with the softmax over what is allowed."""
+    tokenizer = tiny.tokenizer_of(tiny.CODES)
+    allowed = tokenizer([f"{sid}<eos>" for sid in tiny.SIDS])["input_ids"]
+    trainer = tiny.make(folder, Recorded, catalogue=tiny.SIDS, beta=beta, num_iterations=2, max_steps=4, temperature=0.8)
+    trainer.train()
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    for (gradient, last), micro in zip(trainer.gradients, trainer.micro):
+        batch, inputs = micro["batch"], micro["inputs"]
+        model.zero_grad()
+        tokens = sum(len(answer) for _, answer, _ in batch["kept"])
+        for i, (prompt, answer, _) in enumerate(batch["kept"]):
+            with torch.no_grad():
+                model.load_state_dict(batch["world"])
+                old = scaled(trie_logps, model, prompt, answer, allowed)
+                model.load_state_dict(micro["weights"])
+                ref = scaled(trie_logps, trainer.ref_model, prompt, answer, allowed) if beta else None
+            logps = scaled(trie_logps, model, prompt, answer, allowed)
+            (row_loss("dapo", logps, old, ref, torch.tensor((1.0, -1.0)[i % 2]), beta).sum() / tokens).backward()
+            assert answer in allowed
+        expected = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        assert (gradient - expected).norm() < 1e-4 * expected.norm()
+        assert inputs["old_per_token_logps"].max() <= 0
+
+
+def scaled(logps, model, *row):
+    """At the temperature of the test above."""
+
+    class Scaled:
+        def __call__(self, **inputs):
+            output = model(**inputs)
+            output.logits = output.logits / 0.8
+            return output
+
+    return logps(Scaled(), *row)
+
+
+def test_beam_groups_are_different_answers(folder):
+    """TRL's own num_beams gives as many equal rows; an eval batch is searched alike."""
+    for catalogue in (None, SOME):
+        seen = []
+
+        def reward(completion_ids, **_):
+            seen.append([tuple(ids) for ids in completion_ids])
+            return [float(i % 8 == 1) for i in range(len(completion_ids))]
+
+        data = Dataset.from_list([{**row, "targets": SOME[:1]} for row in tiny.rows()])
+        trainer = tiny.make(
+            folder, reward=reward, data=data, catalogue=catalogue, beam_groups=True, max_steps=2, eval_dataset=data.select(range(4)),
+            eval_strategy="steps", eval_steps=2, per_device_eval_batch_size=8,
+        )  # fmt: skip
+        trainer.train()
+        assert len(seen) == 2 + 4
+        for batch in seen:
+            assert [len(set(batch[start : start + 8])) for start in range(0, len(batch), 8)] == [8] * (len(batch) // 8)
+        if catalogue:  # the likeliest first, under the trie
+            model, tokenizer = trainer.accelerator.unwrap_model(trainer.model), tiny.tokenizer_of(tiny.CODES)
+            allowed = tokenizer([f"{sid}<eos>" for sid in SOME])["input_ids"]
+            prompt = tokenizer(tiny.rows()[0]["prompt"])["input_ids"]
+            ranked = sorted(allowed, key=lambda a: -trie_logps(model, prompt, a, allowed).sum())
+            found = trainer._generate_single_turn([prompt] * 8, None, {}, 8)[0]
+            assert found[0] == ranked[0]
+
+
+# ---- learning
+
+
+def greedy_hits(trainer, catalogue=None):
+    """The share of 128 other prompts to which the likeliest answer is the target."""
+    rows, tokenizer = tiny.rows(128, seed=1), tiny.tokenizer_of(tiny.CODES)
+    model = trainer.accelerator.unwrap_model(trainer.model).eval()
+    enc = tokenizer([row["prompt"] for row in rows], return_tensors="pt")["input_ids"]
+    from recast_ref.trainers.sids import OnlyTheTrie
+
+    extra = {"logits_processor": [OnlyTheTrie(trainer._trie)]} if catalogue else {}
+    out = model.generate(input_ids=enc, attention_mask=torch.ones_like(enc), max_new_tokens=3, do_sample=False, **extra)
+    model.train()
+    texts = tokenizer.batch_decode(out[:, enc.shape[1] :])
+    return sum(text == row["targets"][0] for text, row in zip(texts, rows)) / len(rows)
+
+
+LEARN = {
+    "per_device_train_batch_size": 128, "max_steps": 80, "learning_rate": 3e-3, "optim": "adamw_torch", "max_grad_norm": 1.0,
+    "beta": 0.001, "logging_steps": 10,
+}  # fmt: skip
+
+
+def test_an_all_zero_start_becomes_learnable(folder):
+    """From random weights: no answer of GRPO's hits, so it stays where it is."""
+    recast, grpo = (tiny.make(folder, arm=arm, negative_weight=0.2, **LEARN) for arm in ("recast", "grpo"))
+    before = tiny.parameters(grpo)
+    grpo.train()
+    recast.train()
+    print("mean reward along the run: recast", logs(recast, "reward"), "grpo", logs(grpo, "reward"))
+    assert logs(recast, "recast/all_zero")[0] > 0.95
+    assert greedy_hits(grpo) < 0.1 and sum(logs(grpo, "reward")[-3:]) < 0.1
+    assert greedy_hits(recast) > 0.4
+
+
+class SamplerOnly(ReCastGRPOTrainer):
+    """The catalogue for the sampler alone, with log-probs over the whole vocabulary, as elsewhere."""
+
+    def _get_per_token_logps_and_entropies(self, *arguments, **options):
+        return GRPOTrainer._get_per_token_logps_and_entropies(self, *arguments, **options)
+
+
+def knows_the_format(folder):
+    """The tiny model after a while of random histories followed by a random item and EOS: hits stay at chance."""
+    trainer = tiny.make(folder)
+    model, tokenizer = trainer.model.train(), tiny.tokenizer_of(tiny.CODES)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    draw = torch.Generator().manual_seed(7)
+    for _ in range(100):
+        items = torch.randint(len(tiny.SIDS), (64, 5), generator=draw).tolist()
+        ids = torch.tensor(tokenizer(["".join(tiny.SIDS[i] for i in row) + "<eos>" for row in items])["input_ids"])
+        loss = model(input_ids=ids, labels=ids.clone().index_fill(1, torch.arange(12), -100)).loss
+        optimizer.zero_grad(), loss.backward(), optimizer.step()
+    (folder / "format").mkdir(exist_ok=True)
+    model.save_pretrained(folder / "format" / "model")
+    tokenizer.save_pretrained(folder / "format" / "model")
+    return folder / "format"
+
+
+def test_a_catalogue_for_the_sampler_alone_collapses_and_for_both_it_does_not(folder):
+    """80 steps from a base that knows the format, at the published weights; with a negative weight of 0.2 it learns."""
+    base = knows_the_format(folder)
+    found = {}
+    for name, cls, options in (
+        ("sampler only", SamplerOnly, {}),
+        ("both, 0.2", ReCastGRPOTrainer, {"negative_weight": 0.2}),
+    ):
+        trainer = tiny.make(base, cls, catalogue=tiny.SIDS, **LEARN, **options)
+        trainer.train()
+        found[name] = greedy_hits(trainer, tiny.SIDS), max(logs(trainer, "kl"))
+    print("greedy hits and largest KL:", found)
+    assert found["sampler only"][0] < 0.2 and found["sampler only"][1] > 100
+    assert found["both, 0.2"][0] > 0.6 and found["both, 0.2"][1] < 20
