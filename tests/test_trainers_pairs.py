@@ -277,7 +277,7 @@ def test_the_form_of_a_sid_is_seen_in_one(template, numbers, around):
     "text",
     ["", "<a_1><b_2>", "<a_1><c_3><b_2>", "<a_1><b_2><b_3>", "<a_1><b_2><c_>", "<a_01><b_2><c_3>", "<a_1>,<b_2><c_3>"]
     + ["<a_1><b_2><c_-3>", "<A_1><b_2><c_3>", "<s_a_1><s_b_2><s_c_3>", f"<a_{10**19}><b_2><c_3>", "<a_١><b_2><c_3>"]
-    + ["<think><a_1><b_2><c_3></think>"],
+    + ["<think><a_1><b_2><c_3></think>", "<think><a_1><b_2><c_3>", "<a_1><b_2><c_3></think>"],
 )
 def test_garbage_is_not_a_sid(text):
     assert Sids("<a_{}><b_{}><c_{}>").read(text) == []
@@ -290,7 +290,7 @@ def test_a_template_that_could_not_be_read_back_is_refused(template):
 
 
 def test_a_text_without_a_sid_has_no_form():
-    with pytest.raises(ValueError, match="targets: expected SIDs such as .* got 'B00001'; give sid_template"):
+    with pytest.raises(ValueError, match="expected a SID such as .* got 'B00001'; give sid_template"):
         Sids.like("B00001")
 
 

@@ -20,7 +20,7 @@ from transformers import TrainerCallback  # noqa: E402
 from trl import GRPOConfig, GRPOTrainer  # noqa: E402
 
 from recast_ref import reference  # noqa: E402
-from recast_ref.trainers.sids import pad_sids  # noqa: E402
+from recast_ref.trainers.sids import OnlyTheTrie, pad_sids  # noqa: E402
 from recast_ref.trainers.trl import ReCastGRPOConfig, ReCastGRPOTrainer  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -433,11 +433,9 @@ def test_beam_groups_are_different_answers(folder):
 
 def greedy_hits(trainer, catalogue=None):
     """The share of 128 other prompts to which the likeliest answer is the target."""
-    rows, tokenizer = tiny.rows(128, seed=1), tiny.tokenizer_of(tiny.CODES)
+    rows, tokenizer = tiny.rows(128, seed=1), trainer._tokenizer
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
     enc = tokenizer([row["prompt"] for row in rows], return_tensors="pt")["input_ids"]
-    from recast_ref.trainers.sids import OnlyTheTrie
-
     extra = {"logits_processor": [OnlyTheTrie(trainer._trie)]} if catalogue else {}
     out = model.generate(input_ids=enc, attention_mask=torch.ones_like(enc), max_new_tokens=3, do_sample=False, **extra)
     model.train()
@@ -452,15 +450,17 @@ LEARN = {
 
 
 def test_an_all_zero_start_becomes_learnable(folder):
-    """From random weights: no answer of GRPO's hits, so it stays where it is."""
-    recast, grpo = (tiny.make(folder, arm=arm, negative_weight=0.2, **LEARN) for arm in ("recast", "grpo"))
-    before = tiny.parameters(grpo)
-    grpo.train()
-    recast.train()
-    print("mean reward along the run: recast", logs(recast, "reward"), "grpo", logs(grpo, "reward"))
-    assert logs(recast, "recast/all_zero")[0] > 0.95
-    assert greedy_hits(grpo) < 0.1 and sum(logs(grpo, "reward")[-3:]) < 0.1
-    assert greedy_hits(recast) > 0.4
+    """From random weights, in a vocabulary so large that no answer hits by chance (1 in 10^7), GRPO stays where it is."""
+    words = tiny.CODES + [f"<z_{i}>" for i in range(200)]
+    hits = {}
+    for arm in ("grpo", "recast"):
+        trainer = tiny.make(folder, arm=arm, negative_weight=0.2, words=words, **LEARN)
+        before = tiny.parameters(trainer)
+        trainer.train()
+        hits[arm] = greedy_hits(trainer)
+        print(arm, "mean reward along the run", logs(trainer, "reward"), "greedy hits", hits[arm])
+        assert torch.equal(tiny.parameters(trainer), before) == (arm == "grpo")
+    assert hits["grpo"] == 0 and hits["recast"] > 0.4
 
 
 class SamplerOnly(ReCastGRPOTrainer):
@@ -481,9 +481,8 @@ def knows_the_format(folder):
         ids = torch.tensor(tokenizer(["".join(tiny.SIDS[i] for i in row) + "<eos>" for row in items])["input_ids"])
         loss = model(input_ids=ids, labels=ids.clone().index_fill(1, torch.arange(12), -100)).loss
         optimizer.zero_grad(), loss.backward(), optimizer.step()
-    (folder / "format").mkdir(exist_ok=True)
-    model.save_pretrained(folder / "format" / "model")
-    tokenizer.save_pretrained(folder / "format" / "model")
+    path = folder / "format" / Path(model.config._name_or_path).name
+    model.save_pretrained(path), tokenizer.save_pretrained(path)
     return folder / "format"
 
 
@@ -499,5 +498,244 @@ def test_a_catalogue_for_the_sampler_alone_collapses_and_for_both_it_does_not(fo
         trainer.train()
         found[name] = greedy_hits(trainer, tiny.SIDS), max(logs(trainer, "kl"))
     print("greedy hits and largest KL:", found)
-    assert found["sampler only"][0] < 0.2 and found["sampler only"][1] > 100
-    assert found["both, 0.2"][0] > 0.6 and found["both, 0.2"][1] < 20
+    assert found["sampler only"][0] < 0.4 and found["sampler only"][1] > 50
+    assert found["both, 0.2"][0] > 0.45 and found["both, 0.2"][1] < 10
+
+
+# ---- several processes, LoRA, resuming
+
+
+def test_two_processes_have_the_pairs_and_gradients_of_one(folder, tmp_path):
+    """Over gloo. ``accelerate launch --cpu --num_processes 2`` would start one, so the workers assert how many they are."""
+    tiny.make(folder)  # the model is there before two processes look for it
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
+    found = {}
+    for world in (1, 2):
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}"]
+        command = [*launch, str(HERE / "trl_two_processes.py"), str(world), str(folder), str(tmp_path / f"{world}.pt")]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+        assert result.returncode == 0, result.stdout + result.stderr
+        found[world] = torch.load(tmp_path / f"{world}.pt", weights_only=True)
+    assert found[1].keys() == found[2].keys()
+    for name, one in found[1].items():
+        two = found[2][name]
+        assert one["pairs"] == two["pairs"] and one["shares"] == pytest.approx(two["shares"]), name
+        for mine, other in zip(one["gradients"], two["gradients"], strict=True):
+            assert (mine - other).norm() < 1e-4 * mine.norm(), name
+        assert any(mine.norm() > 0 for mine in one["gradients"])
+        assert two["rows"][0] == two["rows"][1], name  # each process runs as many
+    uneven = [counts for run in found[2].values() for counts in run["kept"] if counts[0] != counts[1]]
+    assert uneven and any(0 in counts for counts in uneven)
+
+
+def test_lora(folder):
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
+    trainer = tiny.make(folder, peft_config=config, beta=0.01, num_iterations=2, catalogue=tiny.SIDS)
+    seen, before = tiny.count_rows(trainer), weights(trainer)
+    trainer.train()
+    assert seen["old"] == [8, 8] * 2 and seen["actor"] == [8] * 3  # old, and the reference with the adapter off
+    moved = {name for name, p in weights(trainer).items() if not torch.equal(p, before[name])}
+    assert moved and all("lora_" in name for name in moved)
+    assert all(math.isfinite(loss) for loss in logs(trainer, "grad_norm"))
+
+
+def test_resuming_is_as_exact_as_in_trl(folder, tmp_path):
+    """To the bit where a generation batch begins; inside one, TRL begins another, and so do we."""
+    options = {"save_strategy": "steps", "optim": "adamw_torch", "learning_rate": 1e-3, "max_steps": 4}
+    for cls, more in ((PLAIN, {"reward": different}), ({}, {}), ({}, {"catalogue": tiny.SIDS})):
+        out = tmp_path / f"{len(more)}{len(cls)}"
+        straight = tiny.make(folder, **cls, **options, **more, save_steps=2, output_dir=str(out))
+        straight.train()
+        resumed = tiny.make(folder, **cls, **options, **more, output_dir=str(out / "again"))
+        resumed.train(resume_from_checkpoint=str(out / "checkpoint-2"))
+        assert torch.equal(tiny.parameters(straight), tiny.parameters(resumed))
+    inside = {"steps_per_generation": 4, "per_device_train_batch_size": 8, "save_steps": 2}
+    tiny.make(folder, **options, **inside, output_dir=str(tmp_path / "inside")).train()
+    resumed = tiny.make(folder, **options, **inside, output_dir=str(tmp_path / "more"))
+    seen = tiny.count_rows(resumed)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "inside" / "checkpoint-2"))
+    assert seen["old"] == [8] and seen["actor"] == [2, 2]
+
+
+# ---- anchors, logs, data
+
+
+@pytest.mark.parametrize(
+    "answer, anchor",
+    [
+        ("<a_1><b_1><c_1><eos>", "{}<eos>"),
+        ("<a_1><b_1><c_1><a_2>", "{}<eos>"),
+        ("<a_1><a_2>", "{}<eos>"),  # no SID
+        ("<think><a_1></think><|sid_begin|><a_1><b_1><c_1><|sid_end|><eos>", "<think><a_1></think><|sid_begin|>{}<|sid_end|><eos>"),
+        ("<a_3><b_1><c_1><a_1><b_1><c_1><eos>", "<a_3><b_1><c_1>{}<eos>"),  # the last of several
+        ("<think></think><a_1><b_1><c_1>", "<think></think>{}<eos>"),
+        ("<think><a_1><b_1><c_1><a_2><b_2><c_2><a_1>", "{}<eos>"),  # a thought without an answer
+        ("<think><think><think><think><think></think><a_1><b_1><c_1>", "<think><think><think><think><think></think>{}"),  # as long as allowed
+    ],
+)
+def test_the_anchor_is_the_target_in_place_of_the_last_sid(folder, answer, anchor):
+    words, target = tiny.CODES + tiny.MARKS, "<a_7><b_3><c_0>"
+    data = Dataset.from_list([{"prompt": row["prompt"], "targets": [target, "<a_0><b_0><c_0>"]} for row in tiny.rows(8)])
+    options = {"words": words, "data": data, "max_completion_length": 9, "max_steps": 1}
+    trainer = tiny.make(folder, Recorded, rollout_func=tiny.dictated(lambda p, i: answer, words), **options)
+    if tiny.codes(answer.rpartition("</think>")[2]) == [] and "<think>" in answer:
+        assert trainer._sids.find(trainer._tokenizer, trainer._encode([answer])[0]) is None
+    trainer.train()
+    texts = [tiny.tokenizer_of(words).decode(ids) for _, ids, mask in trainer.batches[0]["kept"] if all(mask)]
+    assert texts == [anchor.format(target), answer] * 4
+
+
+def test_an_anchor_of_the_users_own(folder):
+    rows = [{**row, "truth": f"<|sid_begin|>{row['targets'][0]}<|sid_end|><eos>"} for row in tiny.rows()]
+    options = {"words": tiny.CODES + tiny.MARKS, "anchor_column": "truth", "max_steps": 1}
+    trainer = tiny.make(folder, Recorded, data=Dataset.from_list(rows), max_completion_length=6, **options)
+    trainer.train()
+    kept = trainer.batches[0]["kept"]
+    truths = {row["prompt"]: row["truth"] for row in rows}
+    tokenizer = tiny.tokenizer_of(options["words"])
+    assert [tokenizer.decode(ids) for _, ids, _ in kept[::2]] == [truths[tokenizer.decode(ids)] for ids, _, _ in kept[::2]]
+    for length, truth, words in ((5, None, "has 6 tokens, and max_completion_length=5"), (6, "<a_0><b_0><c_0>", "truth: expected an")):
+        data = Dataset.from_list([{**row, "truth": truth or row["truth"]} for row in rows])
+        with pytest.raises(ValueError, match=words):
+            tiny.make(folder, data=data, max_completion_length=length, **options).train()
+
+
+def test_the_logs(folder):
+    trainer = tiny.make(folder, Recorded, rollout_func=tiny.dictated(answers), segment_column="taste", per_device_train_batch_size=64)
+    trainer.train()
+    for i, batch in enumerate(trainer.batches):
+        hits = (batch["rewards"].view(-1, 8) > 0).sum(dim=1)
+        pairs, _ = expected_pairs(trainer, batch)
+        share = {"all_zero": hits == 0, "single_hit": hits == 1, "multi_hit": hits > 1, "repaired": hits == 0, "skipped": hits == 8}
+        for name, is_so in share.items():
+            assert logs(trainer, f"recast/{name}")[i] == is_so.float().mean().item()
+        assert logs(trainer, "recast/actor_rows")[i] == 2 * len(pairs)
+        assert logs(trainer, "recast/contradicted")[i] == 0
+        assert logs(trainer, "reward")[i] == batch["rewards"].mean().item()  # of all answers, before repair
+        of = [row["taste"] for row in batch["inputs"][::8]]
+        for name in set(of):
+            mine = [bool(zero) for zero, segment in zip(hits == 0, of) if segment == name]
+            assert trainer.state.log_history[i][f"recast/repaired/{name}"] == sum(mine) / len(mine)
+
+
+def test_a_format_gate_is_seen(folder):
+    """A reward that gives the exact target 0: the answer is never the negative of the anchor that names the same."""
+    target = {row["prompt"]: row["targets"][0] for row in tiny.rows()}
+    trainer = tiny.make(
+        folder, Recorded, reward=lambda completions, **_: [0.0] * len(completions), max_steps=1,
+        rollout_func=tiny.dictated(lambda prompt, i: (target[prompt] if i < 6 else "<a_0><b_0><c_3>") + "<eos>"),
+    )  # fmt: skip
+    trainer.train()
+    assert logs(trainer, "recast/contradicted") == [1.0]
+    texts = [tiny.tokenizer_of(tiny.CODES).decode(ids) for _, ids, _ in trainer.batches[0]["kept"]]
+    assert texts[1::2] == ["<a_0><b_0><c_3><eos>"] * 4 and all(a != b for a, b in zip(texts[::2], texts[1::2]))
+
+
+def test_streams_conversations_and_text_cells(folder):
+    stream = Dataset.from_list(tiny.rows()).to_iterable_dataset()
+    trainer = tiny.make(folder, data=stream, max_steps=2)
+    trainer.train()
+    assert logs(trainer, "recast/actor_rows") == [8, 8]
+    tokenizer = tiny.tokenizer_of(tiny.CODES)
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    talk = [{"prompt": [{"role": "user", "content": r["prompt"]}], "targets": " or ".join(r["targets"] * 2)} for r in tiny.rows()]
+    trainer = tiny.make(folder, data=Dataset.from_list(talk), processing_class=tokenizer, max_steps=2)
+    trainer.train()
+    assert logs(trainer, "recast/actor_rows") == [8, 8]
+
+
+def test_a_row_without_targets_is_skipped(folder):
+    data = Dataset.from_list([{**row, "targets": row["targets"] if i % 2 else []} for i, row in enumerate(tiny.rows(4))])
+    trainer = tiny.make(folder, data=data, max_steps=1)
+    trainer.train()
+    assert logs(trainer, "recast/skipped") == [0.5] and logs(trainer, "recast/actor_rows") == [4]
+
+
+def with_targets(*texts):
+    return Dataset.from_list([{**row, "targets": list(texts)} for row in tiny.rows(8)])
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"data": Dataset.from_list([{"prompt": "<a_0>"}])}, "targets_column: no column 'targets' in the dataset, only ['prompt']"),
+        ({"data": with_targets("B00001")}, "expected a SID such as"),
+        ({"data": with_targets()}, "expected a SID such as"),
+        ({"data": with_targets("B00001"), "sid_template": "<a_{}><b_{}><c_{}>"}, "targets: expected SIDs such as <a_1><b_1><c_1>"),
+        ({"processing_class": tiny.tokenizer_of([])}, "comes back from the tokenizer as '<unk><unk><unk>'"),
+        ({"processing_class": tiny.tokenizer_of(tiny.CODES[:-1])}, "add the code tokens to its vocabulary"),
+        ({"max_completion_length": 2}, "has 3 tokens, and max_completion_length=2"),
+        ({"catalogue": []}, "catalogue: expected at least one item"),
+        ({"catalogue": tiny.SIDS[:3]}, "is not in the catalogue, so it can never be named"),
+        ({"catalogue": tiny.SIDS + ["<a_1>"]}, "catalogue: '<a_1>' comes back"),
+        ({"catalogue": tiny.SIDS[:3], "beam_groups": True, "data": with_targets(tiny.SIDS[0])}, "8 different beams need as many items"),
+        ({"catalogue": tiny.SIDS, "rollout_func": tiny.dictated(answers)}, "rollout_func: it samples by itself"),
+        ({"data": with_targets(tiny.SIDS[0]).add_column("image", [None] * 8)}, "images: rows with images"),
+        ({"reward": lambda completions, **_: [math.nan] * len(completions)}, "every function answered None or NaN for answer 0"),
+        ({"reward": lambda completions, **_: [None] * len(completions)}, "every function answered None or NaN for answer 0"),
+        ({"reward": lambda completions, **_: [math.inf] * len(completions)}, "rewards: expected finite values, got inf"),
+    ],
+)
+def test_bad_data_is_named(folder, options, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        tiny.make(folder, max_steps=1, **options).train()
+
+
+def test_a_reward_function_that_does_not_apply_counts_as_nothing(folder):
+    both = [lambda completions, **_: [None] * len(completions), lambda completions, **_: [0.0] * len(completions)]
+    trainer = tiny.make(folder, reward=both, max_steps=1)
+    trainer.train()
+    assert logs(trainer, "recast/repaired") == [1.0]
+
+
+def test_a_bad_row_of_a_stream_is_named_when_it_comes_up(folder):
+    rows = tiny.rows(8)
+    rows[5]["targets"] = ["B00001"]
+    with pytest.raises(ValueError, match="targets: expected SIDs such as .* got"):
+        tiny.make(folder, data=Dataset.from_list(rows).to_iterable_dataset(), max_steps=8, shuffle_dataset=False).train()
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"arm": "both"}, "arm: expected one of recast, repair, contrast, grpo"),
+        ({"loss_type": "bnpo"}, "loss_type='bnpo': it averages over the tokens of each micro-batch"),
+        ({"mask_truncated_completions": True}, "mask_truncated_completions: it would mask"),
+        ({"entropy_coef": 0.01}, "entropy_coef, use_adaptive_entropy: the bonus averages"),
+        ({"scale_rewards": "batch"}, "scale_rewards='batch'"),
+        ({"multi_objective_aggregation": "normalize_then_sum"}, "a pair is chosen by the sum of the rewards"),
+        ({"arm": "repair", "branch_point": True}, "branch_point: needs pairs"),
+        ({"generation_kwargs": {"num_beams": 8}}, "groups by beam search are beam_groups=True"),
+        ({"generation_kwargs": {"suppress_tokens": [3]}}, "give the trainer catalogue=, which is for both"),
+        ({"beam_groups": True, "use_transformers_continuous_batching": True}, "only transformers' own generate searches beams"),
+    ],
+)
+def test_options_that_cannot_work_say_so_at_the_start(tmp_path, options, words):
+    settings = {"per_device_train_batch_size": 8, "num_generations": 8, "use_cpu": True, "bf16": False, **options}
+    with pytest.raises(ValueError, match=re.escape(words)):
+        ReCastGRPOConfig(str(tmp_path), **settings)
+    if "arm" not in options and "beam_groups" not in options:
+        ReCastGRPOConfig(str(tmp_path), **settings, arm="grpo")  # TRL's own trainer takes it
+
+
+def test_generation_that_is_constrained_in_another_way_is_refused(folder):
+    model = tiny.make(folder).model
+    model.generate = model.generate
+    data = Dataset.from_list(tiny.rows())
+    args = ReCastGRPOConfig(str(folder / "out"), per_device_train_batch_size=8, num_generations=8, use_cpu=True, bf16=False)
+    with pytest.raises(ValueError, match="model.generate was replaced: an option of the sampler alone"):
+        ReCastGRPOTrainer(model, args=args, train_dataset=data, processing_class=tiny.tokenizer_of(tiny.CODES))
+
+
+def python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+
+
+def test_importing_names_the_extra_and_the_tested_range_and_compiles_nothing():
+    missing = python("import sys; sys.modules['trl'] = None; import recast_ref.trainers.trl")
+    assert 'pip install -e ".[trl]"' in missing.stderr.splitlines()[-1]
+    other = python("import trl; trl.__version__ = '1.15.0'; import recast_ref.trainers.trl")
+    assert "tested with trl>=1.16.0,<1.17.0, this is 1.15.0" in other.stderr.splitlines()[-1]
+    plain = python("import sys, recast_ref.trainers.trl; assert not {'recast_ref.fast', 'recast_ref.auto'} & set(sys.modules)")
+    assert plain.returncode == 0, plain.stderr

@@ -13,6 +13,7 @@ from recast_ref.trainers.trl_example import save_model, tokenizer_of
 
 SHAPE = (8, 4, 4)
 CODES = [f"<{level}_{code}>" for level, size in zip("abc", SHAPE) for code in range(size)]
+MARKS = ["<think>", "</think>", "<|sid_begin|>", "<|sid_end|>"]
 SIDS = ["".join(f"<{level}_{code}>" for level, code in zip("abc", codes)) for codes in np.ndindex(*SHAPE)]
 
 
@@ -33,10 +34,11 @@ def _text(codes):
     return "".join(f"<{level}_{code}>" for level, code in zip("abc", codes))
 
 
-def make(folder, cls=ReCastGRPOTrainer, config=ReCastGRPOConfig, reward=None, data=None, **options):
+def make(folder, cls=ReCastGRPOTrainer, config=ReCastGRPOConfig, reward=None, data=None, words=CODES, **options):
     """A trainer of the tiny model in ``folder`` (made on first use): 4 prompts x 8 answers, plain SGD."""
-    if not (folder / "model").exists():
-        save_model(folder / "model", tokenizer_of(CODES), seed=0, width=32, layers=1)
+    path = folder / f"model{len(words)}"
+    if not path.exists():
+        save_model(path, tokenizer_of(words), seed=0, width=32, layers=1)
     given = {name: options.pop(name) for name in list(options) if name in GIVEN}
     settings = {
         "output_dir": str(folder / "out"),
@@ -59,8 +61,8 @@ def make(folder, cls=ReCastGRPOTrainer, config=ReCastGRPOConfig, reward=None, da
     }
     data = Dataset.from_list(rows()) if data is None else data
     trainer = cls(
-        str(folder / "model"), reward, args=config(**{**settings, **options}), train_dataset=data,
-        processing_class=given.pop("processing_class", tokenizer_of(CODES)), **given,
+        str(path), reward, args=config(**{**settings, **options}), train_dataset=data,
+        processing_class=given.pop("processing_class", tokenizer_of(words)), **given,
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -94,9 +96,9 @@ def count_rows(trainer):
     return seen
 
 
-def dictated(answers):
+def dictated(answers, words=CODES):
     """A ``rollout_func`` that samples nothing: ``answers(prompt, i)`` is the text of the i-th answer to a prompt."""
-    tokenizer = tokenizer_of(CODES)
+    tokenizer = tokenizer_of(words)
 
     def rollout(prompts, trainer):
         texts = [answers(prompt, row % trainer.num_generations) for row, prompt in enumerate(prompts)]

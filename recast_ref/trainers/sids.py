@@ -13,7 +13,7 @@ import torch
 
 CODE = r"<(?:s_)?([a-z])_(?:0|[1-9][0-9]*)>"  # OpenOneRec's and MiniOneRec's
 NUMBER = "(0|[1-9][0-9]{0,17})"  # one way to write each number that int64 holds
-THOUGHT_END = "</think>"
+THOUGHT = ("<think>", "</think>")
 
 
 class Sids:
@@ -60,17 +60,17 @@ class Sids:
         run = re.search(rf"{CODE}(?:\s*{CODE})*", example)
         if not run:
             raise ValueError(
-                f"targets: expected SIDs such as <a_12><b_7><c_201> or <s_a_12><s_b_7><s_c_201>, got {example!r}; "
-                "give sid_template if yours look otherwise"
+                f"expected a SID such as <a_12><b_7><c_201> or <s_a_12><s_b_7><s_c_201>, got {example!r}; give sid_template if "
+                "yours look otherwise"
             )
         codes = list(re.finditer(CODE, run[0]))
         again = [i for i, code in enumerate(codes) if i and code[1] == codes[0][1]]  # where the second SID begins
         return cls("".join(re.sub("[0-9]+", "{}", code[0]) for code in codes[: again[0] if again else None]))
 
     def read(self, text):
-        """The SIDs in a text, in order: a list of tuples of ``levels`` codes. A thought does not count: where there is
-        a ``</think>``, only what stands after the last one is read."""
-        answer = text.rpartition(THOUGHT_END)[2]
+        """The SIDs in a text, in order: a list of tuples of ``levels`` codes. A thought does not count: only what stands after
+        the last ``</think>`` is read, and not what stands after a ``<think>`` that nothing ends."""
+        answer = text.rpartition(THOUGHT[1])[2].partition(THOUGHT[0])[0]
         return [tuple(map(int, found.groups())) for found in self._pattern.finditer(answer)]
 
     def write(self, sid):

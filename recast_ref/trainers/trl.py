@@ -240,35 +240,42 @@ class ReCastGRPOTrainer(GRPOTrainer):
         )
 
     def _learn_to_read(self, catalogue):
-        """How SIDs are written, the trie, and whether all targets can be named."""
-        given = self.train_dataset
-        if self.args.sid_template is None:
-            targets = (row.get(self.args.targets_column) for row in given)
-            example = next((_text(x) for x in ([] if catalogue is None else catalogue[:1])), None)
-            example = example or next((_text(x) for x in targets if _text(x)), "")
-        self._sids = Sids(self.args.sid_template) if self.args.sid_template else Sids.like(example)
+        """How SIDs are written, the trie, and whether everything can be written and named."""
+        args, name, column = self.args, self.args.targets_column, None
+        if isinstance(self.train_dataset, Dataset):
+            if name in self.train_dataset.column_names:
+                column = self.train_dataset[name]
+            elif args.arm != "grpo" or self.hit_reward in self.reward_funcs:
+                raise ValueError(f"targets_column: no column {name!r} in the dataset, only {self.train_dataset.column_names}")
+        if args.sid_template is not None:
+            self._sids = Sids(args.sid_template)
+        elif catalogue:
+            self._sids = Sids.like(catalogue[0])
+        else:
+            targets = map(_text, column if column is not None else (row.get(name) for row in self.train_dataset))
+            self._sids = Sids.like(next(filter(None, targets), ""))
+        known = None
         if catalogue is not None:
-            self._trie = Trie(self._encode(list(catalogue)), self._tokenizer.eos_token_id)
-        if isinstance(given, Dataset) and self.args.targets_column in given.column_names:
-            self._check_targets(given[self.args.targets_column], catalogue)
+            known = {sid for text in catalogue for sid in self._sids.read(text)}
+            self._trie = Trie(self._encode_checked("catalogue", catalogue), self._tokenizer.eos_token_id)
+        if column is not None:
+            wanted = list(dict.fromkeys(sid for given in column for sid in self._targets(given)))
+            self._encode_checked(name, [self._sids.write(sid) for sid in wanted])
+            for sid in wanted if known is not None else ():
+                if sid not in known:
+                    raise ValueError(f"{name}: {self._sids.write(sid)} is not in the catalogue, so it can never be named")
 
-    def _check_targets(self, column, catalogue):
-        known = None if catalogue is None else {sid for text in catalogue for sid in self._sids.read(text)}
-        first = {}
-        for row, given in enumerate(column):
-            for sid in self._targets(given):
-                first.setdefault(sid, row)
-        texts = [self._sids.write(sid) for sid in first]
-        rows = self._encode(texts) if texts else []
-        for (sid, row), text, ids, back in zip(first.items(), texts, rows, self._sids.read_ids(self._tokenizer, rows)):
-            where = f"{self.args.targets_column}: {text} in row {row}"
-            if back != [sid]:
+    def _encode_checked(self, name, texts):
+        """Token ids of texts, each of which names a SID, is read back from them, and fits."""
+        rows = self._encode(list(texts)) if len(texts) else []
+        for text, ids, back in zip(texts, rows, self._sids.read_ids(self._tokenizer, rows)):
+            if not back or back != self._sids.read(text):
                 raise ValueError(
-                    f"{where} becomes {self._tokenizer.decode(ids)!r} in the tokenizer, whose vocabulary lacks its codes: add them"
+                    f"{name}: {text!r} comes back from the tokenizer as {self._tokenizer.decode(ids)!r}, in which there are the "
+                    f"SIDs {back}: add the code tokens to its vocabulary, or give the sid_template that yours are written in"
                 )
-            self._check_length(ids, where)
-            if known is not None and sid not in known:
-                raise ValueError(f"{where} is not in the catalogue, so it cannot be named; add it there, or drop it here")
+            self._check_length(ids, f"{name}: {text!r}")
+        return rows
 
     def _check_length(self, ids, where):
         if len(ids) > self.max_completion_length:
