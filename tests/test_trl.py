@@ -521,7 +521,7 @@ def test_two_processes_have_the_pairs_and_gradients_of_one(folder, tmp_path):
         two = found[2][name]
         assert one["pairs"] == two["pairs"] and one["shares"] == pytest.approx(two["shares"]), name
         for mine, other in zip(one["gradients"], two["gradients"], strict=True):
-            assert (mine - other).norm() < 1e-4 * mine.norm(), name
+            assert (mine - other).norm() <= 1e-4 * mine.norm(), name
         assert any(mine.norm() > 0 for mine in one["gradients"])
         assert two["rows"][0] == two["rows"][1], name  # each process runs as many
     uneven = [counts for run in found[2].values() for counts in run["kept"] if counts[0] != counts[1]]

@@ -139,6 +139,7 @@ class Trie:
         tokens[np.arange(tokens.shape[1]) < lengths[:, None]] = np.fromiter(chain.from_iterable(answers), dtype=np.int64)
         tokens[np.arange(len(tokens)), lengths] = end
         self.end, self.base = end, int(tokens.max()) + 1
+        self.depth = tokens.shape[1]  # of the longest answer with its end
         self.edges, total = [], 0
         node = np.zeros(len(tokens), dtype=np.int64)
         for column in tokens.T:
