@@ -739,3 +739,16 @@ def test_importing_names_the_extra_and_the_tested_range_and_compiles_nothing():
     assert "tested with trl>=1.16.0,<1.17.0, this is 1.15.0" in other.stderr.splitlines()[-1]
     plain = python("import sys, recast_ref.trainers.trl; assert not {'recast_ref.fast', 'recast_ref.auto'} & set(sys.modules)")
     assert plain.returncode == 0, plain.stderr
+
+
+def test_the_example_draws_both_curves(tmp_path, capsys):
+    from recast_ref.trainers import trl_example
+
+    assert trl_example.main(["--steps", "3", "--prompts", "2", "--out", str(tmp_path / "curves.png")]) == 0
+    printed = capsys.readouterr().out
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+    for arm in ("grpo", "recast"):
+        assert re.search(rf"^ *{arm}( +\d+\.\d){{4}}   [▁▂▃▄▅▆▇█]{{4}}$", printed, re.M), printed
+    with pytest.raises(SystemExit):
+        trl_example.main(["--world", str(tmp_path / "nowhere")])
+    assert "no world at" in capsys.readouterr().err

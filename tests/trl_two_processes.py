@@ -10,9 +10,9 @@ from test_trl import HIT, Recorded, answers
 
 
 def rare_hits(prompt, i):
-    """One answer to one prompt in three hits."""
+    """One answer to one prompt in four hits."""
     a, b, c = HIT[prompt]
-    hit = i == 2 and sum(map(ord, prompt)) % 3 == 0
+    hit = i == 2 and sum(map(ord, prompt)) % 4 == 1
     return f"<a_{a}><b_{b}><c_{c}><eos>" if hit else f"<a_{a}><b_{b}><c_{(c + 1 + i % 3) % 4}><eos>"
 
 

@@ -197,16 +197,21 @@ class ReCastGRPOTrainer(GRPOTrainer):
     _tag_names = ["trl", "grpo", "recast"]
     _batch = None  # the generation batch that is being made
 
-    def __init__(self, model, reward_funcs=None, args=None, *arguments, catalogue=None, **options):
+    def __init__(
+        self, model, reward_funcs=None, args=None, train_dataset=None, *arguments, catalogue=None, **options
+    ):
         args = ReCastGRPOConfig("recast-grpo") if args is None else args
         if not isinstance(args, ReCastGRPOConfig):
             raise TypeError(f"args: expected a ReCastGRPOConfig, got {type(args).__name__}")
-        super().__init__(model, self.hit_reward if reward_funcs is None else reward_funcs, args, *arguments, **options)
+        has_targets = args.targets_column in (getattr(train_dataset, "column_names", None) or ())
+        if reward_funcs is None and (args.arm != "grpo" or has_targets):
+            reward_funcs = self.hit_reward
+        super().__init__(model, reward_funcs, args, train_dataset, *arguments, **options)
         self._trie = None
         args._refuse(self._against_constraints(catalogue))
         if args.arm != "grpo":
             args._refuse(self._against_pairs())
-        if args.arm != "grpo" or catalogue is not None or reward_funcs is None:
+        if args.arm != "grpo" or catalogue is not None or reward_funcs == self.hit_reward:
             self._learn_to_read(catalogue)
 
     def hit_reward(self, completion_ids, **columns):
@@ -245,7 +250,7 @@ class ReCastGRPOTrainer(GRPOTrainer):
         if isinstance(self.train_dataset, Dataset):
             if name in self.train_dataset.column_names:
                 column = self.train_dataset[name]
-            elif args.arm != "grpo" or self.hit_reward in self.reward_funcs:
+            elif args.arm != "grpo":
                 raise ValueError(f"targets_column: no column {name!r} in the dataset, only {self.train_dataset.column_names}")
         if args.sid_template is not None:
             self._sids = Sids(args.sid_template)

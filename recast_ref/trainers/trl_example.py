@@ -170,6 +170,7 @@ def main(argv=None):
 
     warnings.simplefilter("ignore", FutureWarning)  # of transformers, about options of TRL's
     logging.disable_progress_bar()
+    torch.set_num_threads(1)  # the fastest for a model as small as this
     console = Console(soft_wrap=True)
     names = ["".join(f"<{letter}_{code}>" for letter, code in zip(LETTERS, sid)) for sid in world.sids.tolist()]
     catalogue = list(dict.fromkeys(names))
