@@ -752,3 +752,16 @@ def test_the_example_draws_both_curves(tmp_path, capsys):
     with pytest.raises(SystemExit):
         trl_example.main(["--world", str(tmp_path / "nowhere")])
     assert "no world at" in capsys.readouterr().err
+
+
+def test_the_lines_in_the_readme_train(folder, tmp_path, monkeypatch):
+    """As printed, but on the CPU, with a model, a dataset, a tokenizer and a catalogue."""
+    blocks = re.findall(r"^```python\n(.*?)^```$", (HERE.parent / "README.md").read_text(), re.M | re.S)
+    lines = [block for block in blocks if "ReCastGRPOTrainer" in block]
+    assert len(lines) == 1
+    monkeypatch.chdir(tmp_path)
+    tiny.make(folder)
+    model = str(next(folder.glob("model*")))
+    given = {"model": model, "dataset": Dataset.from_list(tiny.rows(2)), "tokenizer": tiny.tokenizer_of(tiny.CODES), "sids": tiny.SIDS}
+    exec(lines[0].replace('"out"', '"out", use_cpu=True'), given)
+    assert list((tmp_path / "out").glob("checkpoint-*"))

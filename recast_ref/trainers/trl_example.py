@@ -157,7 +157,7 @@ def train(arm, folder, rows, held_out, catalogue, options, advance):
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m recast_ref.trainers.trl_example", description=__doc__.split("\n")[0])
     parser.add_argument("--world", default="synthetic", help="'synthetic', or a folder in MiniOneRec's format")
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--prompts", type=int, default=16, help="a step")
     parser.add_argument("--group-size", type=int, default=8, help="answers to a prompt")
     parser.add_argument("--seed", type=int, default=0)
