@@ -60,7 +60,8 @@ def plain(batch, group, rows, weight=1.0, negative_weight=None):
 
     def score(row):
         best = [
-            max([sum(a[:i] == b[:i] for i in range(1, len(a) + 1)) for b in targets], default=0) for a in set(named[row])
+            max([sum(a[:i] == b[:i] for i in range(1, len(a) + 1)) for b in targets], default=0)
+            for a in set(named[row])
         ]
         return sum(10 ** (m - 1) if m else 0 for m in best) / max(len(best), 1)
 
@@ -205,13 +206,18 @@ def test_nothing_to_pair(arm):
 
 @given(st.integers(0, 3), st.integers(1, 4), st.data())
 def test_branch_advantages_count_from_where_the_negative_leaves(n, length, data):
-    rows = data.draw(st.lists(st.lists(st.integers(0, 1), min_size=length, max_size=length), min_size=2 * n, max_size=2 * n))
+    rows = data.draw(
+        st.lists(st.lists(st.integers(0, 1), min_size=length, max_size=length), min_size=2 * n, max_size=2 * n)
+    )
     advantages = T([1.0, -0.2] * n)
     weighed = branch_advantages(advantages, T(rows, dtype=torch.int64).view(2 * n, length))
     for i in range(n):
         positive, negative = rows[2 * i], rows[2 * i + 1]
         assert weighed[2 * i].tolist() == [1.0] * length
-        assert weighed[2 * i + 1].tolist() == T([-0.2 * (positive[: t + 1] != negative[: t + 1]) for t in range(length)]).tolist()
+        assert (
+            weighed[2 * i + 1].tolist()
+            == T([-0.2 * (positive[: t + 1] != negative[: t + 1]) for t in range(length)]).tolist()
+        )
 
 
 GOOD = {"groups": ["q", "q"], "rewards": torch.zeros(2), "named": [[(1, 2)], []], "targets": [[(1, 3)]] * 2}
@@ -225,7 +231,11 @@ GOOD = {"groups": ["q", "q"], "rewards": torch.zeros(2), "named": [[(1, 2)], []]
         ({"rewards": torch.zeros(2, 1)}, ValueError, "rewards: expected shape (B,), got (2, 1)"),
         ({"rewards": T([0.0, float("nan")])}, ValueError, "rewards: expected finite values, got nan at [1]"),
         ({"groups": ["q"]}, ValueError, "groups: expected one for each of the 2 rewards, got 1"),
-        ({"named": [[(1, 2)], [(1,)]]}, ValueError, "named: expected SIDs of 2 codes as the first has, got (1,) in row 1"),
+        (
+            {"named": [[(1, 2)], [(1,)]]},
+            ValueError,
+            "named: expected SIDs of 2 codes as the first has, got (1,) in row 1",
+        ),
         ({"targets": [[(1, 3)], []]}, ValueError, "targets: expected the same for all rows of group 'q', row 1 has []"),
         ({"tie_break": torch.zeros(3)}, ValueError, "tie_break: expected shape (B=2,), got (3,)"),
         ({"weight": 0}, ValueError, "weight: expected a finite number > 0, got 0"),
@@ -339,7 +349,11 @@ END = 5
 
 def after(answers, prefix):
     """What may follow, by looking through the list."""
-    follow = {row[len(prefix)] for row in ([*a, END] for a in answers) if row[: len(prefix)] == prefix and len(row) > len(prefix)}
+    follow = {
+        row[len(prefix)]
+        for row in ([*a, END] for a in answers)
+        if row[: len(prefix)] == prefix and len(row) > len(prefix)
+    }
     return follow or {END}
 
 

@@ -1,7 +1,6 @@
 """ReCast inside TRL's GRPOTrainer, through the real trainer on the CPU. Skipped where TRL is not (extra ``trl``)."""
 
 import gc
-import json
 import math
 import os
 import re
@@ -30,7 +29,7 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(scope="module", autouse=True)
 def folder(tmp_path_factory):
-    """Where the tiny model lies. One thread is fastest for it, and what is there already need not be collected each time."""
+    """Where the tiny model lies. One thread is fastest for it, and what is there need not be collected each time."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     gc.freeze()
@@ -84,12 +83,16 @@ class Recorded(ReCastGRPOTrainer):
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if self.model.training and self._batch is not None and self._batch.rewards is None:
             step = self.state.global_step, self._step % self.args.gradient_accumulation_steps
-            self.batches.append({"step": step, "inputs": inputs, "answers": completion_ids_list, "rewards": rewards[:, 0]})
+            self.batches.append(
+                {"step": step, "inputs": inputs, "answers": completion_ids_list, "rewards": rewards[:, 0]}
+            )
         return rewards
 
     def compute_loss(self, model, inputs, *arguments, **options):
         if model.training:
-            prompts = [ids[mask.bool()].tolist() for ids, mask in zip(inputs["prompt_ids"][:, 0], inputs["prompt_mask"][:, 0])]
+            prompts = [
+                ids[mask.bool()].tolist() for ids, mask in zip(inputs["prompt_ids"][:, 0], inputs["prompt_mask"][:, 0])
+            ]
             real = (inputs["tool_mask"] * inputs["completion_mask"]).flatten(1).any(dim=1).tolist()
             kept = [prompt for prompt, counts in zip(prompts, real) if counts]
             self.micro.append({"batch": self.batches[-1], "prompts": kept, "weights": weights(self), "inputs": inputs})
@@ -155,7 +158,12 @@ def test_the_pairs_and_advantages_are_those_of_recast_to_the_bit(folder, negativ
     [
         {"beta": 0.04, "num_iterations": 2},
         {"steps_per_generation": 4, "per_device_train_batch_size": 8, "loss_type": "grpo", "entropy_coef": 0.01},
-        {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 16, "loss_type": "bnpo", "mask_truncated_completions": True},
+        {
+            "gradient_accumulation_steps": 2,
+            "per_device_train_batch_size": 16,
+            "loss_type": "bnpo",
+            "mask_truncated_completions": True,
+        },
     ],
     ids=["kl", "steps", "accumulation"],
 )
@@ -166,7 +174,9 @@ def test_the_grpo_arm_is_grpo_trainer_bit_for_bit(folder, options):
     plain.train()
     ours = tiny.make(folder, arm="grpo", **options)
     ours.train()
-    assert torch.equal(tiny.parameters(plain), tiny.parameters(ours)) and not torch.equal(tiny.parameters(plain), before)
+    assert torch.equal(tiny.parameters(plain), tiny.parameters(ours)) and not torch.equal(
+        tiny.parameters(plain), before
+    )
     times = ("step_time", "runtime", "per_second")
     for one, other in zip(plain.state.log_history, ours.state.log_history, strict=True):
         for name, value in one.items():
@@ -180,7 +190,7 @@ LOSSES = ["grpo", "dapo", "dr_grpo", "luspo", "cispo", "sapo", "vespo"]
 
 
 def answers(prompt, i):
-    """Four prompts in a generation batch: to every fourth of all prompts each answer hits, so that its group is skipped."""
+    """Four prompts in a generation batch: to every fourth prompt each answer hits: its group is skipped."""
     a, b, c = HIT[prompt]
     if sum(map(ord, prompt)) % 4 == 0:
         return f"<a_{a}><b_{b}><c_{c}><eos>"
@@ -264,10 +274,10 @@ def test_the_gradient_of_a_step_is_that_of_a_loop_over_its_pairs(folder, loss_ty
     for iterations in (1, 2):
         for steps, accumulation in ((1, 1), (2, 1), (1, 2), (2, 2)):
             trainer = tiny.make(
-                folder, Recorded, rollout_func=tiny.dictated(answers), loss_type=loss_type, beta=beta, negative_weight=0.5,
-                branch_point=branch_point, num_iterations=iterations, steps_per_generation=steps, learning_rate=0.5,
-                gradient_accumulation_steps=accumulation, per_device_train_batch_size=32 // steps, max_steps=3,
-                importance_sampling_level="sequence" if loss_type == "luspo" else "token", logging_steps=3,
+                folder, Recorded, rollout_func=tiny.dictated(answers), loss_type=loss_type, beta=beta,
+                negative_weight=0.5, branch_point=branch_point, num_iterations=iterations, steps_per_generation=steps,
+                learning_rate=0.5, gradient_accumulation_steps=accumulation, per_device_train_batch_size=32 // steps,
+                max_steps=3, importance_sampling_level="sequence" if loss_type == "luspo" else "token", logging_steps=3,
             )  # fmt: skip
             trainer.train()
             model, first = trainer.accelerator.unwrap_model(trainer.model), 0
@@ -322,8 +332,8 @@ def test_skipped_groups_count_in_no_denominator(folder):
         gradients = []
         for rows in (teach[:2], teach[:2] + silent[:2]):
             trainer = tiny.make(
-                folder, Recorded, rollout_func=tiny.dictated(answers), data=Dataset.from_list(rows), loss_type=loss_type,
-                per_device_train_batch_size=8 * len(rows), max_steps=1,
+                folder, Recorded, rollout_func=tiny.dictated(answers), data=Dataset.from_list(rows),
+                loss_type=loss_type, per_device_train_batch_size=8 * len(rows), max_steps=1,
             )  # fmt: skip
             trainer.train()
             gradients.append(trainer.gradients[0][0])
@@ -368,7 +378,9 @@ def test_every_log_prob_is_under_the_trie(folder, beta):
     """Old, reference and actor: the gradient of a step is that of a loop with the softmax over what is allowed."""
     tokenizer = tiny.tokenizer_of(tiny.CODES)
     allowed = tokenizer([f"{sid}<eos>" for sid in tiny.SIDS])["input_ids"]
-    trainer = tiny.make(folder, Recorded, catalogue=tiny.SIDS, beta=beta, num_iterations=2, max_steps=4, temperature=0.8)
+    trainer = tiny.make(
+        folder, Recorded, catalogue=tiny.SIDS, beta=beta, num_iterations=2, max_steps=4, temperature=0.8
+    )
     trainer.train()
     model = trainer.accelerator.unwrap_model(trainer.model)
     for (gradient, last), micro in zip(trainer.gradients, trainer.micro):
@@ -412,8 +424,8 @@ def test_beam_groups_are_different_answers(folder):
 
         data = Dataset.from_list([{**row, "targets": SOME[:1]} for row in tiny.rows()])
         trainer = tiny.make(
-            folder, reward=reward, data=data, catalogue=catalogue, beam_groups=True, max_steps=2, eval_dataset=data.select(range(4)),
-            eval_strategy="steps", eval_steps=2, per_device_eval_batch_size=8,
+            folder, reward=reward, data=data, catalogue=catalogue, beam_groups=True, max_steps=2,
+            eval_dataset=data.select(range(4)), eval_strategy="steps", eval_steps=2, per_device_eval_batch_size=8,
         )  # fmt: skip
         trainer.train()
         assert len(seen) == 2 + 4
@@ -444,13 +456,18 @@ def greedy_hits(trainer, catalogue=None):
 
 
 LEARN = {
-    "per_device_train_batch_size": 128, "max_steps": 80, "learning_rate": 3e-3, "optim": "adamw_torch", "max_grad_norm": 1.0,
-    "beta": 0.001, "logging_steps": 10,
-}  # fmt: skip
+    "per_device_train_batch_size": 128,
+    "max_steps": 80,
+    "learning_rate": 3e-3,
+    "optim": "adamw_torch",
+    "max_grad_norm": 1.0,
+    "beta": 0.001,
+    "logging_steps": 10,
+}
 
 
 def test_an_all_zero_start_becomes_learnable(folder):
-    """From random weights, in a vocabulary so large that no answer hits by chance (1 in 10^7), GRPO stays where it is."""
+    """From random weights, in a vocabulary where an answer hits by chance once in 10^7, GRPO stays where it is."""
     words = tiny.CODES + [f"<z_{i}>" for i in range(200)]
     hits = {}
     for arm in ("grpo", "recast"):
@@ -506,7 +523,7 @@ def test_a_catalogue_for_the_sampler_alone_collapses_and_for_both_it_does_not(fo
 
 
 def test_two_processes_have_the_pairs_and_gradients_of_one(folder, tmp_path):
-    """Over gloo. ``accelerate launch --cpu --num_processes 2`` would start one, so the workers assert how many they are."""
+    """Over gloo. ``accelerate launch --cpu --num_processes 2`` starts one, so workers assert how many they are."""
     tiny.make(folder)  # the model is there before two processes look for it
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
     found = {}
@@ -567,16 +584,24 @@ def test_resuming_is_as_exact_as_in_trl(folder, tmp_path):
         ("<a_1><b_1><c_1><eos>", "{}<eos>"),
         ("<a_1><b_1><c_1><a_2>", "{}<eos>"),
         ("<a_1><a_2>", "{}<eos>"),  # no SID
-        ("<think><a_1></think><|sid_begin|><a_1><b_1><c_1><|sid_end|><eos>", "<think><a_1></think><|sid_begin|>{}<|sid_end|><eos>"),
+        (
+            "<think><a_1></think><|sid_begin|><a_1><b_1><c_1><|sid_end|><eos>",
+            "<think><a_1></think><|sid_begin|>{}<|sid_end|><eos>",
+        ),
         ("<a_3><b_1><c_1><a_1><b_1><c_1><eos>", "<a_3><b_1><c_1>{}<eos>"),  # the last of several
         ("<think></think><a_1><b_1><c_1>", "<think></think>{}<eos>"),
         ("<think><a_1><b_1><c_1><a_2><b_2><c_2><a_1>", "{}<eos>"),  # a thought without an answer
-        ("<think><think><think><think><think></think><a_1><b_1><c_1>", "<think><think><think><think><think></think>{}"),  # as long as allowed
+        (
+            "<think><think><think><think><think></think><a_1><b_1><c_1>",
+            "<think><think><think><think><think></think>{}",
+        ),  # as long as allowed
     ],
 )
 def test_the_anchor_is_the_target_in_place_of_the_last_sid(folder, answer, anchor):
     words, target = tiny.CODES + tiny.MARKS, "<a_7><b_3><c_0>"
-    data = Dataset.from_list([{"prompt": row["prompt"], "targets": [target, "<a_0><b_0><c_0>"]} for row in tiny.rows(8)])
+    data = Dataset.from_list(
+        [{"prompt": row["prompt"], "targets": [target, "<a_0><b_0><c_0>"]} for row in tiny.rows(8)]
+    )
     options = {"words": words, "data": data, "max_completion_length": 9, "max_steps": 1}
     trainer = tiny.make(folder, Recorded, rollout_func=tiny.dictated(lambda p, i: answer, words), **options)
     if tiny.codes(answer.rpartition("</think>")[2]) == [] and "<think>" in answer:
@@ -594,20 +619,33 @@ def test_an_anchor_of_the_users_own(folder):
     kept = trainer.batches[0]["kept"]
     truths = {row["prompt"]: row["truth"] for row in rows}
     tokenizer = tiny.tokenizer_of(options["words"])
-    assert [tokenizer.decode(ids) for _, ids, _ in kept[::2]] == [truths[tokenizer.decode(ids)] for ids, _, _ in kept[::2]]
-    for length, truth, words in ((5, None, "has 6 tokens, and max_completion_length=5"), (6, "<a_0><b_0><c_0>", "truth: expected an")):
+    assert [tokenizer.decode(ids) for _, ids, _ in kept[::2]] == [
+        truths[tokenizer.decode(ids)] for ids, _, _ in kept[::2]
+    ]
+    for length, truth, words in (
+        (5, None, "has 6 tokens, and max_completion_length=5"),
+        (6, "<a_0><b_0><c_0>", "truth: expected an"),
+    ):
         data = Dataset.from_list([{**row, "truth": truth or row["truth"]} for row in rows])
         with pytest.raises(ValueError, match=words):
             tiny.make(folder, data=data, max_completion_length=length, **options).train()
 
 
 def test_the_logs(folder):
-    trainer = tiny.make(folder, Recorded, rollout_func=tiny.dictated(answers), segment_column="taste", per_device_train_batch_size=64)
+    trainer = tiny.make(
+        folder, Recorded, rollout_func=tiny.dictated(answers), segment_column="taste", per_device_train_batch_size=64
+    )
     trainer.train()
     for i, batch in enumerate(trainer.batches):
         hits = (batch["rewards"].view(-1, 8) > 0).sum(dim=1)
         pairs, _ = expected_pairs(trainer, batch)
-        share = {"all_zero": hits == 0, "single_hit": hits == 1, "multi_hit": hits > 1, "repaired": hits == 0, "skipped": hits == 8}
+        share = {
+            "all_zero": hits == 0,
+            "single_hit": hits == 1,
+            "multi_hit": hits > 1,
+            "repaired": hits == 0,
+            "skipped": hits == 8,
+        }
         for name, is_so in share.items():
             assert logs(trainer, f"recast/{name}")[i] == is_so.float().mean().item()
         assert logs(trainer, "recast/actor_rows")[i] == 2 * len(pairs)
@@ -639,14 +677,19 @@ def test_streams_conversations_and_text_cells(folder):
     assert logs(trainer, "recast/actor_rows") == [8, 8]
     tokenizer = tiny.tokenizer_of(tiny.CODES)
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
-    talk = [{"prompt": [{"role": "user", "content": r["prompt"]}], "targets": " or ".join(r["targets"] * 2)} for r in tiny.rows()]
+    talk = [
+        {"prompt": [{"role": "user", "content": r["prompt"]}], "targets": " or ".join(r["targets"] * 2)}
+        for r in tiny.rows()
+    ]
     trainer = tiny.make(folder, data=Dataset.from_list(talk), processing_class=tokenizer, max_steps=2)
     trainer.train()
     assert logs(trainer, "recast/actor_rows") == [8, 8]
 
 
 def test_a_row_without_targets_is_skipped(folder):
-    data = Dataset.from_list([{**row, "targets": row["targets"] if i % 2 else []} for i, row in enumerate(tiny.rows(4))])
+    data = Dataset.from_list(
+        [{**row, "targets": row["targets"] if i % 2 else []} for i, row in enumerate(tiny.rows(4))]
+    )
     trainer = tiny.make(folder, data=data, max_steps=1)
     trainer.train()
     assert logs(trainer, "recast/skipped") == [0.5] and logs(trainer, "recast/actor_rows") == [4]
@@ -659,22 +702,40 @@ def with_targets(*texts):
 @pytest.mark.parametrize(
     "options, words",
     [
-        ({"data": Dataset.from_list([{"prompt": "<a_0>"}])}, "targets_column: no column 'targets' in the dataset, only ['prompt']"),
+        (
+            {"data": Dataset.from_list([{"prompt": "<a_0>"}])},
+            "targets_column: no column 'targets' in the dataset, only ['prompt']",
+        ),
         ({"data": with_targets("B00001")}, "expected a SID such as"),
         ({"data": with_targets()}, "expected a SID such as"),
-        ({"data": with_targets("B00001"), "sid_template": "<a_{}><b_{}><c_{}>"}, "targets: expected SIDs such as <a_1><b_1><c_1>"),
+        (
+            {"data": with_targets("B00001"), "sid_template": "<a_{}><b_{}><c_{}>"},
+            "targets: expected SIDs such as <a_1><b_1><c_1>",
+        ),
         ({"processing_class": tiny.tokenizer_of([])}, "comes back from the tokenizer as '<unk><unk><unk>'"),
         ({"processing_class": tiny.tokenizer_of(tiny.CODES[:-1])}, "add the code tokens to its vocabulary"),
         ({"max_completion_length": 2}, "has 3 tokens, and max_completion_length=2"),
         ({"catalogue": []}, "catalogue: expected at least one item"),
         ({"catalogue": tiny.SIDS[:3]}, "is not in the catalogue, so it can never be named"),
         ({"catalogue": tiny.SIDS + ["<a_1>"]}, "catalogue: '<a_1>' comes back"),
-        ({"catalogue": tiny.SIDS[:3], "beam_groups": True, "data": with_targets(tiny.SIDS[0])}, "8 different beams need as many items"),
+        (
+            {"catalogue": tiny.SIDS[:3], "beam_groups": True, "data": with_targets(tiny.SIDS[0])},
+            "8 different beams need as many items",
+        ),
         ({"catalogue": tiny.SIDS, "rollout_func": tiny.dictated(answers)}, "rollout_func: it samples by itself"),
         ({"data": with_targets(tiny.SIDS[0]).add_column("image", [None] * 8)}, "images: rows with images"),
-        ({"reward": lambda completions, **_: [math.nan] * len(completions)}, "every function answered None or NaN for answer 0"),
-        ({"reward": lambda completions, **_: [None] * len(completions)}, "every function answered None or NaN for answer 0"),
-        ({"reward": lambda completions, **_: [math.inf] * len(completions)}, "rewards: expected finite values, got inf"),
+        (
+            {"reward": lambda completions, **_: [math.nan] * len(completions)},
+            "every function answered None or NaN for answer 0",
+        ),
+        (
+            {"reward": lambda completions, **_: [None] * len(completions)},
+            "every function answered None or NaN for answer 0",
+        ),
+        (
+            {"reward": lambda completions, **_: [math.inf] * len(completions)},
+            "rewards: expected finite values, got inf",
+        ),
     ],
 )
 def test_bad_data_is_named(folder, options, words):
@@ -693,7 +754,9 @@ def test_a_bad_row_of_a_stream_is_named_when_it_comes_up(folder):
     rows = tiny.rows(8)
     rows[5]["targets"] = ["B00001"]
     with pytest.raises(ValueError, match="targets: expected SIDs such as .* got"):
-        tiny.make(folder, data=Dataset.from_list(rows).to_iterable_dataset(), max_steps=8, shuffle_dataset=False).train()
+        tiny.make(
+            folder, data=Dataset.from_list(rows).to_iterable_dataset(), max_steps=8, shuffle_dataset=False
+        ).train()
 
 
 @pytest.mark.parametrize(
@@ -708,7 +771,10 @@ def test_a_bad_row_of_a_stream_is_named_when_it_comes_up(folder):
         ({"arm": "repair", "branch_point": True}, "branch_point: needs pairs"),
         ({"generation_kwargs": {"num_beams": 8}}, "groups by beam search are beam_groups=True"),
         ({"generation_kwargs": {"suppress_tokens": [3]}}, "give the trainer catalogue=, which is for both"),
-        ({"beam_groups": True, "use_transformers_continuous_batching": True}, "only transformers' own generate searches beams"),
+        (
+            {"beam_groups": True, "use_transformers_continuous_batching": True},
+            "only transformers' own generate searches beams",
+        ),
     ],
 )
 def test_options_that_cannot_work_say_so_at_the_start(tmp_path, options, words):
@@ -723,7 +789,9 @@ def test_generation_that_is_constrained_in_another_way_is_refused(folder):
     model = tiny.make(folder).model
     model.generate = model.generate
     data = Dataset.from_list(tiny.rows())
-    args = ReCastGRPOConfig(str(folder / "out"), per_device_train_batch_size=8, num_generations=8, use_cpu=True, bf16=False)
+    args = ReCastGRPOConfig(
+        str(folder / "out"), per_device_train_batch_size=8, num_generations=8, use_cpu=True, bf16=False
+    )
     with pytest.raises(ValueError, match="model.generate was replaced: an option of the sampler alone"):
         ReCastGRPOTrainer(model, args=args, train_dataset=data, processing_class=tiny.tokenizer_of(tiny.CODES))
 
@@ -737,7 +805,9 @@ def test_importing_names_the_extra_and_the_tested_range_and_compiles_nothing():
     assert 'pip install -e ".[trl]"' in missing.stderr.splitlines()[-1]
     other = python("import trl; trl.__version__ = '1.15.0'; import recast_ref.trainers.trl")
     assert "tested with trl>=1.16.0,<1.17.0, this is 1.15.0" in other.stderr.splitlines()[-1]
-    plain = python("import sys, recast_ref.trainers.trl; assert not {'recast_ref.fast', 'recast_ref.auto'} & set(sys.modules)")
+    plain = python(
+        "import sys, recast_ref.trainers.trl; assert not {'recast_ref.fast', 'recast_ref.auto'} & set(sys.modules)"
+    )
     assert plain.returncode == 0, plain.stderr
 
 
@@ -762,6 +832,11 @@ def test_the_lines_in_the_readme_train(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny.make(folder)
     model = str(next(folder.glob("model*")))
-    given = {"model": model, "dataset": Dataset.from_list(tiny.rows(2)), "tokenizer": tiny.tokenizer_of(tiny.CODES), "sids": tiny.SIDS}
+    given = {
+        "model": model,
+        "dataset": Dataset.from_list(tiny.rows(2)),
+        "tokenizer": tiny.tokenizer_of(tiny.CODES),
+        "sids": tiny.SIDS,
+    }
     exec(lines[0].replace('"out"', '"out", use_cpu=True'), given)
     assert list((tmp_path / "out").glob("checkpoint-*"))

@@ -1,6 +1,7 @@
 """TRL's own tests of its GRPOTrainer, as they are and with ``ReCastGRPOTrainer`` (``arm="grpo"``) in its place.
 
-For a maintainer, with a checkout of TRL at the installed version, and a network: the tests load tiny models from the hub.
+For a maintainer, with a checkout of TRL at the installed version, and a network: the tests load tiny models from the
+hub.
 
     python tests/trl_own_tests.py path/to/trl [arguments for pytest]
 
@@ -40,13 +41,30 @@ def pytest_configure():
 
 def outcomes(checkout, replace, arguments):
     """``{test: outcome}``."""
-    command = [sys.executable, "-m", "pytest", "-p", Path(__file__).stem, "-q", "-rA", "--tb=no", "-p", "no:cacheprovider"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        Path(__file__).stem,
+        "-q",
+        "-rA",
+        "--tb=no",
+        "-p",
+        "no:cacheprovider",
+    ]
     environment = {**os.environ, REPLACE: str(int(replace)), "PYTHONPATH": str(Path(__file__).parent.resolve())}
     result = subprocess.run(
-        [*command, "tests/test_grpo_trainer.py", *arguments], cwd=checkout, env=environment, capture_output=True, text=True
+        [*command, "tests/test_grpo_trainer.py", *arguments],
+        cwd=checkout,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
-    found = dict(reversed(line) for line in re.findall(r"^(PASSED|FAILED|ERROR|XFAIL|XPASS) (\S+)", result.stdout, re.M))
-    if not found:
+    found = dict(
+        reversed(line) for line in re.findall(r"^(PASSED|FAILED|ERROR|XFAIL|XPASS) (\S+)", result.stdout, re.M)
+    )
+    if "PASSED" not in found.values():
         sys.exit(result.stdout + result.stderr)
     print("ReCastGRPOTrainer" if replace else "GRPOTrainer      ", result.stdout.strip().splitlines()[-1], flush=True)
     return found

@@ -1,4 +1,4 @@
-"""A small task for the tests of TRL's trainer: a user's taste is a first code, and the next item is the favourite of that taste."""
+"""A small task for the tests of TRL's trainer: a user's taste is a first code, the next item that taste's favourite."""
 
 import collections
 import re
@@ -83,7 +83,9 @@ def count_rows(trainer):
     def before(kind):
         def hook(module, arguments, options):
             shape = options["input_ids"].shape
-            is_scoring = options.get("fused_lm_head") or "logits_to_keep" in options and options.get("use_cache") is False
+            is_scoring = (
+                options.get("fused_lm_head") or "logits_to_keep" in options and options.get("use_cache") is False
+            )
             passes = ("old", "actor")[torch.is_grad_enabled()] if is_scoring else "generate"
             seen["reference" if kind == "reference" else passes].append(shape[0])
 
@@ -92,7 +94,9 @@ def count_rows(trainer):
     model = trainer.accelerator.unwrap_model(trainer.model)
     model.register_forward_pre_hook(before("policy"), with_kwargs=True)
     if trainer.ref_model is not None:
-        trainer.accelerator.unwrap_model(trainer.ref_model).register_forward_pre_hook(before("reference"), with_kwargs=True)
+        trainer.accelerator.unwrap_model(trainer.ref_model).register_forward_pre_hook(
+            before("reference"), with_kwargs=True
+        )
     return seen
 
 
@@ -102,7 +106,11 @@ def dictated(answers, words=CODES):
 
     def rollout(prompts, trainer):
         texts = [answers(prompt, row % trainer.num_generations) for row, prompt in enumerate(prompts)]
-        return {"prompt_ids": tokenizer(prompts)["input_ids"], "completion_ids": tokenizer(texts)["input_ids"], "logprobs": None}
+        return {
+            "prompt_ids": tokenizer(prompts)["input_ids"],
+            "completion_ids": tokenizer(texts)["input_ids"],
+            "logprobs": None,
+        }
 
     return rollout
 

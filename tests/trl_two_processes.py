@@ -18,7 +18,13 @@ def rare_hits(prompt, i):
 
 RUNS = {
     "skips": {"rollout": answers, "beta": 0.1},
-    "rows": {"rollout": answers, "beta": 0.1, "loss_type": "grpo", "steps_per_generation": 2, "gradient_accumulation_steps": 2},
+    "rows": {
+        "rollout": answers,
+        "beta": 0.1,
+        "loss_type": "grpo",
+        "steps_per_generation": 2,
+        "gradient_accumulation_steps": 2,
+    },
     "a process without a pair": {"rollout": rare_hits, "arm": "contrast", "loss_type": "dr_grpo"},
     "branch point": {"rollout": answers, "branch_point": True, "num_iterations": 2},
     "repair": {"rollout": answers, "arm": "repair", "loss_type": "grpo"},
@@ -40,7 +46,10 @@ def main(world, folder, out):
         kept = [sorted((p, ids) for p, ids, mask in batch["kept"] if all(mask)) for batch in trainer.batches]
         everyone = gather_object([{"kept": kept, "rows": seen["actor"]}])
         shares = [
-            value for entry in trainer.state.log_history for key, value in sorted(entry.items()) if key.startswith("recast/")
+            value
+            for entry in trainer.state.log_history
+            for key, value in sorted(entry.items())
+            if key.startswith("recast/")
         ]
         found[name] = {
             "pairs": [sorted(row for one in everyone for row in one["kept"][i]) for i in range(len(kept))],

@@ -1,7 +1,7 @@
 """From the rows of any trainer to the rows that its update keeps: repair, then contrast (arXiv 2604.22169).
 
-A trainer samples groups and holds them as flat rows. :func:`choose_pairs` says which rows to keep, which of them the anchor
-overwrites with what, and what each weighs, for groups of any size whose rows come in any order::
+A trainer samples groups and holds them as flat rows. :func:`choose_pairs` says which rows to keep, which of them the
+anchor overwrites with what, and what each weighs, for groups of any size whose rows come in any order::
 
     >>> groups = ["q1", "q1", "q1", "q2", "q2", "q2"]                  # the prompt of each row
     >>> named = [[(12, 7, 40)], [(30, 2, 11)], [(12, 9, 201)],         # q1: no hit
@@ -16,9 +16,9 @@ overwrites with what, and what each weighs, for groups of any size whose rows co
     >>> pairs.advantages
     tensor([ 1., -1.,  1., -1.])
 
-Overwrite the anchors' rows, keep ``rows``, and drop the others **before** old and reference log-probs are computed: that is
-where the saving is. An anchor was not sampled, so its old log-probs come from one teacher-forced pass of the old policy.
-The advantages go to the loss that you have, or to :func:`recast_ref.reference.logits_loss`::
+Overwrite the anchors' rows, keep ``rows``, and drop the others **before** old and reference log-probs are computed:
+that is where the saving is. An anchor was not sampled, so its old log-probs come from one teacher-forced pass of the
+old policy. The advantages go to the loss that you have, or to :func:`recast_ref.reference.logits_loss`::
 
     >>> from recast_ref.reference import logits_loss, token_logps
     >>> tokens = torch.tensor([[12, 7, 201], [12, 7, 40], [5, 1, 3], [5, 1, 2]])  # of the four rows that are kept
@@ -70,19 +70,21 @@ def choose_pairs(
 ):
     """Choose what an update keeps of the groups in a batch.
 
-    A miss that names the same SIDs as the group's positive (a format gate in the reward can give the exact target 0) is never
-    its negative: it would be pushed up and down at once. The next hardest miss is, and without one the group is skipped.
+    A miss that names the same SIDs as the group's positive (a format gate in the reward can give the exact target 0)
+    is never
+    its negative: it would be pushed up and down at once. The next hardest miss is, and without one the group is
+        skipped.
 
     Args:
         groups: an id for each row, anything hashable; rows of one id are a group.
         rewards: floating ``(B,)``, finite. A hit is a reward above 0.
         named: for each row, a list of the SIDs in it: tuples of ``L`` codes.
-        targets: for each row, a list of its prompt's target SIDs, the same for all rows of a group; the first is its anchor. A
-            group without targets is not repaired.
-        arm: ``"recast"``, ``"contrast"`` (without repair), or ``"repair"`` (without contrast: all rows of a group that is not
-            skipped are kept, with :func:`~recast_ref.reference.group_advantages`).
-        weight, negative_weight: advantages of a pair; the second defaults to the first, as published. Measured to be stable:
-            a negative weight of 0.2.
+        targets: for each row, a list of its prompt's target SIDs, the same for all rows of a group; the first is its
+            anchor. A group without targets is not repaired.
+        arm: ``"recast"``, ``"contrast"`` (without repair), or ``"repair"`` (without contrast: all rows of a group that
+            is not skipped are kept, with :func:`~recast_ref.reference.group_advantages`).
+        weight, negative_weight: advantages of a pair; the second defaults to the first, as published. Measured to be
+            stable: a negative weight of 0.2.
         tie_break: floating ``(B,)``, random in training; ties go to the largest key, else to the row that comes first.
         normalize, eps: of :func:`~recast_ref.reference.group_advantages`, for ``arm="repair"``.
         functions: the module that selects, :mod:`recast_ref.reference` or :mod:`recast_ref.fast`; default
@@ -138,7 +140,7 @@ def choose_pairs(
 
 
 def branch_advantages(advantages, tokens):
-    """Per-token advantages: those of a negative count only from the branch point, the first token where it leaves its positive.
+    """Per-token advantages: a negative's counts only from the branch point, where it leaves its positive.
 
     Args:
         advantages: ``(2N,)``, a positive and its negative in turn, as in :attr:`Pairs.advantages`.
@@ -233,7 +235,9 @@ def _check(groups, rewards, named, targets, arm, tie_break):
             for sid in sids:
                 levels = levels or len(sid)
                 if len(sid) != levels or not levels:
-                    raise ValueError(f"{name}: expected SIDs of {levels} codes as the first has, got {sid} in row {row}")
+                    raise ValueError(
+                        f"{name}: expected SIDs of {levels} codes as the first has, got {sid} in row {row}"
+                    )
     first = {}
     for row, (group, sids) in enumerate(zip(groups, targets)):
         if first.setdefault(group, sids) != sids:

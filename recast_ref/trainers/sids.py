@@ -1,8 +1,8 @@
 """SIDs as a language model writes them, and the trie that keeps it inside a catalogue.
 
-A SID in text is a template with a ``{}`` for each code: ``<s_a_{}><s_b_{}><s_c_{}>`` in OpenOneRec, ``<a_{}><b_{}><c_{}>`` in
-MiniOneRec, or one of your own with any number of levels. Token ids are read through their text, so that a code may be one
-token or several.
+A SID in text is a template with a ``{}`` for each code: ``<s_a_{}><s_b_{}><s_c_{}>`` in OpenOneRec,
+``<a_{}><b_{}><c_{}>`` in MiniOneRec, or one of your own with any number of levels. Token ids are read through their
+text, so that a code may be one token or several.
 """
 
 import re
@@ -60,16 +60,19 @@ class Sids:
         run = re.search(rf"{CODE}(?:\s*{CODE})*", example)
         if not run:
             raise ValueError(
-                f"expected a SID such as <a_12><b_7><c_201> or <s_a_12><s_b_7><s_c_201>, got {example!r}; give sid_template if "
-                "yours look otherwise"
+                f"expected a SID such as <a_12><b_7><c_201> or <s_a_12><s_b_7><s_c_201>, got {example!r}; give "
+                "sid_template if yours look otherwise"
             )
         codes = list(re.finditer(CODE, run[0]))
         again = [i for i, code in enumerate(codes) if i and code[1] == codes[0][1]]  # where the second SID begins
         return cls("".join(re.sub("[0-9]+", "{}", code[0]) for code in codes[: again[0] if again else None]))
 
     def read(self, text):
-        """The SIDs in a text, in order: a list of tuples of ``levels`` codes. A thought does not count: only what stands after
-        the last ``</think>`` is read, and not what stands after a ``<think>`` that nothing ends."""
+        """The SIDs in a text, in order: a list of tuples of ``levels`` codes.
+
+        A thought does not count: only what stands after the last ``</think>`` is read, and not what stands after a
+        ``<think>`` that nothing ends.
+        """
         answer = text.rpartition(THOUGHT[1])[2].partition(THOUGHT[0])[0]
         return [tuple(map(int, found.groups())) for found in self._pattern.finditer(answer)]
 
@@ -120,8 +123,9 @@ def pad_sids(rows, levels):
 class Trie:
     """Every answer that names an item of the catalogue, as token ids, each followed by ``end``.
 
-    All of it is one sorted vector of edges, ``node * base + token``; edge ``e`` leads to node ``e + 1``, the root is node 0,
-    and -1 is off the trie. A catalogue of 10^6 items of three codes takes about 20 MB, whatever the size of the vocabulary.
+    All of it is one sorted vector of edges, ``node * base + token``; edge ``e`` leads to node ``e + 1``, the root is
+    node 0, and -1 is off the trie. A catalogue of 10^6 items of three codes takes about 20 MB, whatever the size of
+    the vocabulary.
 
     Args:
         answers: lists of token ids, none of them empty.
@@ -136,7 +140,9 @@ class Trie:
         if len(lengths) == 0 or lengths.min() == 0:
             raise ValueError(f"catalogue: expected at least one item, and no empty one, got {len(lengths)} items")
         tokens = np.full((len(lengths), lengths.max() + 1), -1, dtype=np.int64)
-        tokens[np.arange(tokens.shape[1]) < lengths[:, None]] = np.fromiter(chain.from_iterable(answers), dtype=np.int64)
+        tokens[np.arange(tokens.shape[1]) < lengths[:, None]] = np.fromiter(
+            chain.from_iterable(answers), dtype=np.int64
+        )
         tokens[np.arange(len(tokens)), lengths] = end
         self.end, self.base = end, int(tokens.max()) + 1
         self.depth = tokens.shape[1]  # of the longest answer with its end
@@ -159,7 +165,7 @@ class Trie:
         return torch.where(known, at + 1, -1)
 
     def paths(self, tokens):
-        """The node before each token, and the one after the last: tokens int64 ``(N, T)`` -> nodes int64 ``(N, T + 1)``."""
+        """The node before each token, and the one after the last: tokens int64 ``(N, T)``, nodes ``(N, T + 1)``."""
         nodes = [tokens.new_zeros(len(tokens))]
         for column in tokens.unbind(dim=1):
             nodes.append(self.step(nodes[-1], column))

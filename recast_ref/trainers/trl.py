@@ -8,25 +8,26 @@ Another import, another config class, a column of targets::
     args = ReCastGRPOConfig("out", num_generations=32, negative_weight=0.2)
     ReCastGRPOTrainer(model, args=args, train_dataset=dataset, processing_class=tokenizer, catalogue=sids).train()
 
-Where it sits (names are TRL 1.16's, ``trl/trainer/grpo_trainer.py``): ``_generate`` answers once for each generation batch,
-before anything is padded, counted or run through a model. There rewards are asked for, the pair is chosen, and only its rows
-go back to the parent, which pads them, counts ``num_items_in_batch`` over them, and runs the old, reference (PEFT too) and
-vLLM-correction passes and the update on them. All else is the parent's.
+Where it sits (names are TRL 1.16's, ``trl/trainer/grpo_trainer.py``): ``_generate`` answers once for each generation
+batch, before anything is padded, counted or run through a model. There rewards are asked for, the pair is chosen, and
+only its rows go back to the parent, which pads them, counts ``num_items_in_batch`` over them, and runs the old,
+reference (PEFT too) and vLLM-correction passes and the update on them. All else is the parent's.
 
 Things to know:
 
 * **A logged loss of about 0 is right.** The pair's ``+w`` and ``-w`` cancel at the first update; the gradient does not.
-* **Weights.** The published pair has 1 and 1. A ``negative_weight`` of 0.2 is what was stable where it was measured: from a base
-  that knows the format, under a catalogue, 80 steps, three seeds, greedy hits of 0.33, 0.41 and 0.55 at 1 and 0.96, 0.96 and 0.99
-  at 0.2.
-* **A catalogue is one option for the sampler and for every log-prob.** Apart they are poison: where only the sampler keeps to
-  the trie, ``-w`` drives mass off it while the sampler still draws those tokens (the same runs: hits 0.00, KL up to 7e10).
-  Constrained generation given in any other way is therefore refused.
-* **Logs.** TRL's ``reward`` and ``frac_reward_zero_std`` are of all answers, before repair. Beside them, of each generation batch:
-  ``recast/all_zero``, ``single_hit``, ``multi_hit``, ``repaired``, ``skipped``, ``contradicted`` (shares of the groups),
-  ``recast/actor_rows`` (rows that are learned from), ``recast/repaired/<segment>`` (share of that segment's groups).
-* **Denominators.** Skipped groups pay neither loss nor KL and count nowhere. Losses that average over rows average over the
-  kept rows of the generation batch, those that average over tokens over their tokens.
+* **Weights.** The published pair has 1 and 1. A ``negative_weight`` of 0.2 is what was stable where it was measured:
+  from a base that knows the format, under a catalogue, 80 steps, three seeds, greedy hits of 0.33, 0.41 and 0.55 at 1
+  and 0.96, 0.96 and 0.99 at 0.2.
+* **A catalogue is one option for the sampler and for every log-prob.** Apart they are poison: where only the sampler
+  keeps to the trie, ``-w`` drives mass off it while the sampler still draws those tokens (the same runs: hits 0.00, KL
+  up to 7e10). Constrained generation given in any other way is therefore refused.
+* **Logs.** TRL's ``reward`` and ``frac_reward_zero_std`` are of all answers, before repair. Beside them, of each
+  generation batch: ``recast/all_zero``, ``single_hit``, ``multi_hit``, ``repaired``, ``skipped``, ``contradicted``
+  (shares of the groups), ``recast/actor_rows`` (rows that are learned from), ``recast/repaired/<segment>`` (share of
+  that segment's groups).
+* **Denominators.** Skipped groups pay neither loss nor KL and count nowhere. Losses that average over rows average
+  over the kept rows of the generation batch, those that average over tokens over their tokens.
 * Evaluation is plain GRPO's. Resuming starts a new generation batch, as TRL's own trainer does.
 
 Tested with TRL 1.16.0 on CPU, one process and two. Not run: GPUs, vLLM, DeepSpeed, FSDP.
@@ -47,7 +48,9 @@ try:
     from transformers import LogitsProcessorList
     from trl import GRPOConfig, GRPOTrainer
 except ImportError as error:
-    raise ImportError(f'recast_ref.trainers.trl: needs TRL: pip install -e ".[trl]" in the checkout ({error})') from error
+    raise ImportError(
+        f'recast_ref.trainers.trl: needs TRL: pip install -e ".[trl]" in the checkout ({error})'
+    ) from error
 
 from packaging.version import Version
 
@@ -69,8 +72,8 @@ CONSTRAINTS = {
 }
 BEAMS = {"num_beams", "num_beam_groups", "num_return_sequences", "do_sample"}
 APART = (
-    "an option of the sampler alone makes log-probs, over the whole vocabulary, drive mass to where the sampler never goes "
-    "(measured: no hits left after 80 steps, KL up to 7e10); give the trainer catalogue=, which is for both"
+    "an option of the sampler alone makes log-probs, over the whole vocabulary, drive mass to where the sampler never "
+    "goes (measured: no hits left after 80 steps, KL up to 7e10); give the trainer catalogue=, which is for both"
 )
 
 
@@ -94,7 +97,7 @@ class ReCastGRPOConfig(GRPOConfig):
     anchor_column: str | None = field(
         default=None,
         metadata={
-            "help": "Column with the whole ground-truth answer, which is put in place of the answer that repair gives up. "
+            "help": "Column with the whole ground-truth answer, put in place of the answer that repair gives up. "
             "Default: the first target and EOS; in an answer with text before its last SID, only that SID gives way."
         },
     )
@@ -103,7 +106,9 @@ class ReCastGRPOConfig(GRPOConfig):
     )
     sid_template: str | None = field(
         default=None,
-        metadata={"help": "How SIDs are written, such as '<a_{}><b_{}><c_{}>'. Default: as in the first row that has a target."},
+        metadata={
+            "help": "How SIDs are written, such as '<a_{}><b_{}><c_{}>'. Default: as in the first row with a target."
+        },
     )
     weight: float = field(default=1.0, metadata={"help": "Advantage of the positive."})
     negative_weight: float | None = field(
@@ -127,49 +132,49 @@ class ReCastGRPOConfig(GRPOConfig):
             self._refuse(self._against_pairs())
 
     def _refuse(self, reasons):
-        for is_so, why in reasons:
-            if is_so:
-                raise ValueError(f"{why} (arm={self.arm!r})")
+        for why in reasons:
+            raise ValueError(f"{why} (arm={self.arm!r})")
 
     def _against_beams(self):
         eval_width = self.num_generations_eval or self.num_generations
-        whole = f"beam_groups: expected whole groups of {self.num_generations} (in evaluation {eval_width}) in each process"
-        yield self.use_vllm or self.use_transformers_continuous_batching, (
-            "beam_groups: only transformers' own generate searches beams, not vLLM or continuous batching"
+        whole = (
+            f"beam_groups: expected whole groups of {self.num_generations} (in evaluation {eval_width}) in a process"
         )
-        yield self._rows() % self.num_generations, f"{whole}, got {self._rows()} rows"
-        yield self.eval_strategy != "no" and self.per_device_eval_batch_size % eval_width, (
-            f"{whole}, got per_device_eval_batch_size={self.per_device_eval_batch_size}"
-        )
+        if self.use_vllm or self.use_transformers_continuous_batching:
+            yield "beam_groups: only transformers' own generate searches beams, not vLLM or continuous batching"
+        if self._rows() % self.num_generations:
+            yield f"{whole}, got {self._rows()} rows"
+        if self.eval_strategy != "no" and self.per_device_eval_batch_size % eval_width:
+            yield f"{whole}, got per_device_eval_batch_size={self.per_device_eval_batch_size}"
 
     def _against_pairs(self):
-        given = set(self.generation_kwargs or {})
-        yield self._rows() % self.num_generations, (
-            f"per_device_train_batch_size * steps_per_generation: expected a multiple of num_generations="
-            f"{self.num_generations}, got {self._rows()}: a group must not be split over processes"
-        )
-        yield self.loss_type == "bnpo", (
-            "loss_type='bnpo': it averages over the tokens of each micro-batch, so rows that only make batches equal would "
-            "change it; 'dapo' averages over the tokens of all"
-        )
-        yield self.entropy_coef or self.use_adaptive_entropy, (
-            "entropy_coef, use_adaptive_entropy: the bonus averages over the tokens of each micro-batch, so rows that only "
-            "make batches equal would change it"
-        )
-        yield self.mask_truncated_completions, (
-            "mask_truncated_completions: it would mask an answer without EOS and leave half a pair"
-        )
-        yield self.scale_rewards == "batch", (
-            "scale_rewards='batch': advantages are those of a pair, or of a group with arm='repair'; use 'group' or 'none'"
-        )
-        yield self.multi_objective_aggregation != "sum_then_normalize", (
-            f"multi_objective_aggregation={self.multi_objective_aggregation!r}: a pair is chosen by the sum of the rewards; "
-            "use 'sum_then_normalize'"
-        )
-        yield self.branch_point and self.arm == "repair", "branch_point: needs pairs"
-        yield given & BEAMS, f"generation_kwargs: {sorted(given & BEAMS)}: groups by beam search are beam_groups=True"
-        yield given & CONSTRAINTS, f"generation_kwargs: {sorted(given & CONSTRAINTS)}: {APART}"
-        yield self.vllm_structured_outputs_regex is not None, f"vllm_structured_outputs_regex: {APART}"
+        given, filler = set(self.generation_kwargs or {}), "rows that only make batches equal would change it"
+        if self._rows() % self.num_generations:
+            yield (
+                f"per_device_train_batch_size * steps_per_generation: expected a multiple of num_generations="
+                f"{self.num_generations}, got {self._rows()}: a group must not be split over processes"
+            )
+        if self.loss_type == "bnpo":
+            yield f"loss_type='bnpo': it averages over the tokens of each micro-batch, {filler}; use 'dapo'"
+        if self.entropy_coef or self.use_adaptive_entropy:
+            yield f"entropy_coef, use_adaptive_entropy: the bonus averages over the tokens of a micro-batch, {filler}"
+        if self.mask_truncated_completions:
+            yield "mask_truncated_completions: it would mask an answer without EOS and leave half a pair"
+        if self.scale_rewards == "batch":
+            yield "scale_rewards='batch': advantages are those of a pair, or of a group; use 'group' or 'none'"
+        if self.multi_objective_aggregation != "sum_then_normalize":
+            yield (
+                f"multi_objective_aggregation={self.multi_objective_aggregation!r}: a pair is chosen by the sum of the "
+                "rewards; use 'sum_then_normalize'"
+            )
+        if self.branch_point and self.arm == "repair":
+            yield "branch_point: needs pairs"
+        if given & BEAMS:
+            yield f"generation_kwargs: {sorted(given & BEAMS)}: groups by beam search are beam_groups=True"
+        if given & CONSTRAINTS:
+            yield f"generation_kwargs: {sorted(given & CONSTRAINTS)}: {APART}"
+        if self.vllm_structured_outputs_regex is not None:
+            yield f"vllm_structured_outputs_regex: {APART}"
 
     def _rows(self):
         return self.per_device_train_batch_size * self.steps_per_generation
@@ -179,27 +184,27 @@ class ReCastGRPOTrainer(GRPOTrainer):
     """``GRPOTrainer`` with repair and contrast.
 
     Args:
-        model, reward_funcs, args, ...: as of ``GRPOTrainer``; ``args`` is a :class:`ReCastGRPOConfig`. Without ``reward_funcs``
-            the reward is 1 for an answer that names a target, else 0. A hit is a weighted sum of rewards above 0. A
-            function may answer ``None`` where it does not apply, as in TRL, but not all of them for one answer.
-        catalogue: the SIDs that may be named, as a list of texts, each a whole answer: generation keeps to their trie, and
-            every log-prob is of the softmax over what the trie allows. An answer is then one of them, and EOS.
+        model, reward_funcs, args, ...: as of ``GRPOTrainer``; ``args`` is a :class:`ReCastGRPOConfig`. Without
+            ``reward_funcs`` the reward is 1 for an answer that names a target, else 0. A hit is a weighted sum of
+            rewards above 0. A function may answer ``None`` where it does not apply, as in TRL, but not all of them for
+            one answer.
+        catalogue: the SIDs that may be named, as a list of texts, each a whole answer: generation keeps to their trie,
+            and every log-prob is of the softmax over what the trie allows. An answer is then one of them, and EOS.
 
     Raises:
         ImportError: on import, with another TRL than the tested ones.
         ValueError: targets that are no SIDs, that the tokenizer cannot write, that do not fit in
-            ``max_completion_length`` or are not in the catalogue (of a streamed dataset this is seen when the row comes up,
-            and so is an anchor of ``anchor_column`` that names no target or does not fit); tools, environments, images;
-            constrained generation other than by ``catalogue``. While training: a NaN or infinite reward, and an answer for which
-            every function answered ``None``. A row without targets is no error: it is not repaired.
+            ``max_completion_length`` or are not in the catalogue (of a streamed dataset this is seen when the row
+            comes up, and so is an anchor of ``anchor_column`` that names no target or does not fit); tools,
+            environments, images; constrained generation other than by ``catalogue``. While training: a NaN or infinite
+            reward, and an answer for which every function answered ``None``. A row without targets is no error: it is
+            not repaired.
     """
 
     _tag_names = ["trl", "grpo", "recast"]
     _batch = None  # the generation batch that is being made
 
-    def __init__(
-        self, model, reward_funcs=None, args=None, train_dataset=None, *arguments, catalogue=None, **options
-    ):
+    def __init__(self, model, reward_funcs=None, args=None, train_dataset=None, *arguments, catalogue=None, **options):
         args = ReCastGRPOConfig("recast-grpo") if args is None else args
         if not isinstance(args, ReCastGRPOConfig):
             raise TypeError(f"args: expected a ReCastGRPOConfig, got {type(args).__name__}")
@@ -224,25 +229,22 @@ class ReCastGRPOTrainer(GRPOTrainer):
 
     def _against_constraints(self, catalogue):
         args, bounded, items = self.args, catalogue is not None, len(set(catalogue or ()))
-        yield (bounded or args.beam_groups) and self.rollout_func is not None, (
-            "rollout_func: it samples by itself, out of reach of catalogue and beam_groups"
-        )
-        yield bounded and (args.use_vllm or args.use_transformers_continuous_batching), (
-            "catalogue: only transformers' own generate keeps to it, not vLLM or continuous batching"
-        )
-        replaced = "generate" in vars(self.accelerator.unwrap_model(self.model))
-        yield (bounded or args.arm != "grpo") and replaced, f"model.generate was replaced: {APART}"
-        yield bounded and args.beam_groups and items < self.num_generations, (
-            f"beam_groups: {self.num_generations} different beams need as many items, the catalogue has {items}"
-        )
+        if (bounded or args.beam_groups) and self.rollout_func is not None:
+            yield "rollout_func: it samples by itself, out of reach of catalogue and beam_groups"
+        if bounded and (args.use_vllm or args.use_transformers_continuous_batching):
+            yield "catalogue: only transformers' own generate keeps to it, not vLLM or continuous batching"
+        if (bounded or args.arm != "grpo") and "generate" in vars(self.accelerator.unwrap_model(self.model)):
+            yield f"model.generate was replaced: {APART}"
+        if bounded and args.beam_groups and items < self.num_generations:
+            yield f"beam_groups: {self.num_generations} different beams need as many items, the catalogue has {items}"
 
     def _against_pairs(self):
-        columns = set(getattr(self.train_dataset, "column_names", None) or ())
-        yield self.tools or self.environment_factories, "tools, environment_factory: an answer must be one turn"
-        yield columns & {"image", "images"}, "images: rows with images are not cut to pairs"
-        yield self.aux_loss_enabled, (
-            "router_aux_loss_coef: rows that only make batches equal would be balanced too; set it to 0"
-        )
+        if self.tools or self.environment_factories:
+            yield "tools, environment_factory: an answer must be one turn"
+        if {"image", "images"} & set(getattr(self.train_dataset, "column_names", None) or ()):
+            yield "images: rows with images are not cut to pairs"
+        if self.aux_loss_enabled:
+            yield "router_aux_loss_coef: rows that only make batches equal would be balanced too; set it to 0"
 
     def _learn_to_read(self, catalogue):
         """How SIDs are written, the trie, and whether everything can be written and named."""
@@ -251,7 +253,9 @@ class ReCastGRPOTrainer(GRPOTrainer):
             if name in self.train_dataset.column_names:
                 column = self.train_dataset[name]
             elif args.arm != "grpo":
-                raise ValueError(f"targets_column: no column {name!r} in the dataset, only {self.train_dataset.column_names}")
+                raise ValueError(
+                    f"targets_column: no column {name!r} in the dataset, only {self.train_dataset.column_names}"
+                )
         if args.sid_template is not None:
             self._sids = Sids(args.sid_template)
         elif catalogue:
@@ -268,7 +272,9 @@ class ReCastGRPOTrainer(GRPOTrainer):
             self._encode_checked(name, [self._sids.write(sid) for sid in wanted])
             for sid in wanted if known is not None else ():
                 if sid not in known:
-                    raise ValueError(f"{name}: {self._sids.write(sid)} is not in the catalogue, so it can never be named")
+                    raise ValueError(
+                        f"{name}: {self._sids.write(sid)} is not in the catalogue, so it can never be named"
+                    )
 
     def _encode_checked(self, name, texts):
         """Token ids of texts, each of which names a SID, is read back from them, and fits."""
@@ -276,8 +282,8 @@ class ReCastGRPOTrainer(GRPOTrainer):
         for text, ids, back in zip(texts, rows, self._sids.read_ids(self._tokenizer, rows)):
             if not back or back != self._sids.read(text):
                 raise ValueError(
-                    f"{name}: {text!r} comes back from the tokenizer as {self._tokenizer.decode(ids)!r}, in which there are the "
-                    f"SIDs {back}: add the code tokens to its vocabulary, or give the sid_template that yours are written in"
+                    f"{name}: {text!r} comes back from the tokenizer as {self._tokenizer.decode(ids)!r}, where the "
+                    f"SIDs are {back}: add the code tokens to its vocabulary, or give the sid_template of yours"
                 )
             self._check_length(ids, f"{name}: {text!r}")
         return rows
@@ -295,8 +301,8 @@ class ReCastGRPOTrainer(GRPOTrainer):
         sids = self._sids.read(text)
         if text and not sids:
             raise ValueError(
-                f"{self.args.targets_column}: expected SIDs such as {self._sids.write((1,) * self._sids.levels)}, got {given!r}; "
-                "an empty cell, or None, is a row without targets"
+                f"{self.args.targets_column}: expected SIDs such as {self._sids.write((1,) * self._sids.levels)}, got "
+                f"{given!r}; an empty cell, or None, is a row without targets"
             )
         return sids
 
@@ -329,7 +335,8 @@ class ReCastGRPOTrainer(GRPOTrainer):
         if self._batch is None:
             return output
         prompt_ids, completion_ids, tool_mask, completions, logprobs, extra, images, tool_images = output
-        self.args._refuse([(images is not None, "images"), (tool_mask is not None, "rollout_func: env_mask")])
+        if images is not None or tool_mask is not None:
+            self.args._refuse(["images, and env_mask of a rollout_func, are not cut to pairs"])
         for name, values in extra.items():  # of a rollout_func, for the reward functions
             for row, inputs in enumerate(self._batch.inputs):
                 inputs[name] = values[row] if isinstance(values, list) else values
@@ -373,8 +380,8 @@ class ReCastGRPOTrainer(GRPOTrainer):
         unanswered = everyone.isnan().all(dim=1).nonzero().flatten().tolist()
         if unanswered:
             raise ValueError(
-                f"reward_funcs: every function answered None or NaN for answer {unanswered[0]} of the generation batch; "
-                "answer 0 where there is nothing to reward"
+                f"reward_funcs: every function answered None or NaN for answer {unanswered[0]} of the generation "
+                "batch; answer 0 where there is nothing to reward"
             )
         first = self.accelerator.process_index * len(batch.inputs)
         mine = slice(first, first + len(batch.inputs))
@@ -401,8 +408,8 @@ class ReCastGRPOTrainer(GRPOTrainer):
             ids = self._encode([row[self.args.anchor_column]])[0]
             if sid not in self._sids.read_ids(self._tokenizer, [ids])[0]:
                 raise ValueError(
-                    f"{self.args.anchor_column}: expected an answer that names {self._sids.write(sid)}, the row's first target, "
-                    f"got {row[self.args.anchor_column]!r}"
+                    f"{self.args.anchor_column}: expected an answer that names {self._sids.write(sid)}, the row's "
+                    f"first target, got {row[self.args.anchor_column]!r}"
                 )
         else:
             target = self._encode([self._sids.write(sid)])[0]
@@ -417,8 +424,8 @@ class ReCastGRPOTrainer(GRPOTrainer):
         return ids
 
     def _level(self, pairs, lengths):
-        """The rows that go on, as many in each process and a multiple of ``steps_per_generation``: TRL drops the rest of a
-        division, and gathers numbers by row. What makes them up is the shortest row, with a mask of 0.
+        """The rows that go on: as many in each process, because TRL gathers numbers by row, and a multiple of
+        ``steps_per_generation``, because it drops the rest. The shortest row, with a mask of 0, makes them up.
 
         Returns:
             rows, and for each whether it counts.
@@ -520,8 +527,8 @@ class _Batch:
 
 
 class _OnTheTrie:
-    """A model as TRL calls one that has its fused head (``trl.trainer.utils.add_fused_lm_head``), with log-probs of the softmax
-    over what the trie allows."""
+    """A model as TRL calls one that has its fused head (``trl.trainer.utils.add_fused_lm_head``), with log-probs of the
+    softmax over what the trie allows."""
 
     def __init__(self, model, trie, answer, temperature):
         self.model, self.trie, self.answer, self.temperature = model, trie, answer, temperature

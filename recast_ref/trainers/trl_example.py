@@ -1,9 +1,9 @@
 """GRPO and ReCast in TRL's trainer, from the same weights: ``python -m recast_ref.trainers.trl_example``.
 
-A tiny Qwen3 made from a config, with a token for each code, learns to name the next item of the synthetic world or of a folder
-in MiniOneRec's format. Nothing is downloaded. Both arms keep to the catalogue (one option, for the sampler and for the
-log-probs), and ReCast takes the negative weight that was measured to be stable. What comes out: how often the next item is
-among the ten likeliest answers to prompts that were held out, along both runs.
+A tiny Qwen3 made from a config, with a token for each code, learns to name the next item of the synthetic world or of
+a folder in MiniOneRec's format. Nothing is downloaded. Both arms keep to the catalogue (one option, for the sampler
+and for the log-probs), and ReCast takes the negative weight that was measured to be stable. What comes out: how often
+the next item is among the ten likeliest answers to prompts that were held out, along both runs.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def tokenizer_of(codes):
 
 
 def save_model(folder, tokenizer, seed, width=64, layers=2):
-    """A tiny Qwen3 with random weights and its tokenizer, saved for TRL to load: its reference model is loaded a second time."""
+    """A tiny Qwen3 with random weights and its tokenizer, saved: TRL loads its reference from there too."""
     torch.manual_seed(seed)
     config = Qwen3Config(
         vocab_size=len(tokenizer),
@@ -155,7 +155,9 @@ def train(arm, folder, rows, held_out, catalogue, options, advance):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m recast_ref.trainers.trl_example", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m recast_ref.trainers.trl_example", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("--world", default="synthetic", help="'synthetic', or a folder in MiniOneRec's format")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--prompts", type=int, default=16, help="a step")
@@ -177,7 +179,9 @@ def main(argv=None):
     codes = sorted({f"<{letter}_{code}>" for sid in world.sids.tolist() for letter, code in zip(LETTERS, sid)})
     rows, held_out = as_rows(world.train, names), as_rows(world.test, names)[:HELD_OUT]
     console.print(world.describe(), highlight=False, markup=False)
-    bar = Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(), console=console)
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(), console=console
+    )
     curves = {}
     with tempfile.TemporaryDirectory() as folder, bar:
         save_model(folder, tokenizer_of(codes), options.seed)
@@ -209,7 +213,9 @@ def draw(curves, options, path):
     figure, axes = pyplot.subplots(figsize=(6, 4))
     for arm, points in curves.items():
         axes.plot([step for step, _ in points], [100 * value for _, value in points], marker="o", label=arm)
-    axes.set(xlabel=f"step of {options.prompts} prompts x {options.group_size} answers", ylabel=f"recall@{BEST}, %", ylim=0)
+    axes.set(
+        xlabel=f"step of {options.prompts} prompts x {options.group_size} answers", ylabel=f"recall@{BEST}, %", ylim=0
+    )
     axes.legend()
     figure.tight_layout()
     figure.savefig(path)
