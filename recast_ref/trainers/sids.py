@@ -96,6 +96,28 @@ class Sids:
         start = next(s for s in reversed(range(len(ids))) if is_last(ids[s:]))
         return start, next(e for e in range(start + 1, len(ids) + 1) if is_last(ids[start:e]))
 
+    def overwrite(self, tokenizer, answer, sid, end, limit):
+        """An anchor in place of an answer: its last SID gives way to ``sid``, and what stands around that stays.
+
+        Without text before it, without a SID, or where the two do not fit, the anchor is ``sid`` and ``end``.
+
+        Args:
+            tokenizer: of transformers, or anything with its ``__call__`` and ``batch_decode``.
+            answer: list of token ids.
+            sid: tuple of codes.
+            end: list of the ids that end an answer (EOS), where nothing stands after the SID.
+            limit: how long a sampled answer can be; what stands after the SID is cut there, as it would be.
+
+        Returns:
+            list of token ids.
+        """
+        target = tokenizer(self.write(sid), add_special_tokens=False)["input_ids"]
+        start, stop = self.find(tokenizer, answer) or (0, 0)
+        before, after = answer[:start], answer[stop:] or end
+        if not before or len(before) + len(target) > limit:
+            before, after = [], end
+        return (before + target + after)[: max(limit, len(before) + len(target))]
+
 
 def _decode(tokenizer, rows):
     return tokenizer.batch_decode(rows, skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -403,7 +403,6 @@ class ReCastGRPOTrainer(GRPOTrainer):
 
     def _anchor(self, row, answer, sid):
         """The ground truth as token ids, in place of an answer."""
-        end, limit = [self._tokenizer.eos_token_id], self.max_completion_length
         if self.args.anchor_column:
             ids = self._encode([row[self.args.anchor_column]])[0]
             if sid not in self._sids.read_ids(self._tokenizer, [ids])[0]:
@@ -412,12 +411,8 @@ class ReCastGRPOTrainer(GRPOTrainer):
                     f"first target, got {row[self.args.anchor_column]!r}"
                 )
         else:
-            target = self._encode([self._sids.write(sid)])[0]
-            start, stop = self._sids.find(self._tokenizer, answer) or (0, 0)
-            before, after = answer[:start], answer[stop:] or end
-            if not before or len(before) + len(target) > limit:
-                before, after = [], end
-            ids = (before + target + after)[: max(limit, len(before) + len(target))]  # cut as a sampled one would be
+            end = [self._tokenizer.eos_token_id]
+            ids = self._sids.overwrite(self._tokenizer, answer, sid, end, self.max_completion_length)
         self._check_length(ids, f"the anchor {self._tokenizer.decode(ids)!r}")
         if self._trie is not None and (self._trie.paths(torch.tensor([ids])) < 0).any():
             raise ValueError(f"the anchor {self._tokenizer.decode(ids)!r} is not an answer of the catalogue")
