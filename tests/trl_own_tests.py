@@ -21,6 +21,7 @@ REPLACE = "RECAST_IN_PLACE_OF_GRPO"
 def pytest_configure():
     if os.environ.get(REPLACE) != "1":
         return
+    global GRPOConfig, GRPOTrainer  # of this module, so that a checkpoint can pickle the arguments
     import dataclasses
 
     import trl
