@@ -113,6 +113,8 @@ def test_compare_from_files_to_report(tmp_path):
     "name", [m.name for m in pkgutil.walk_packages(recast_ref.__path__, "recast_ref.") if "__main__" not in m.name]
 )
 def test_examples_in_docstrings(name):
+    if name.startswith("recast_ref.trainers.trl"):
+        pytest.importorskip("trl", reason="TRL's trainer needs pip install -e '.[trl]'")
     result = doctest.testmod(importlib.import_module(name), extraglobs={"torch": torch})
     assert result.failed == 0
     assert result.attempted or name.rpartition(".")[2] not in (
@@ -122,11 +124,9 @@ def test_examples_in_docstrings(name):
         "branching",
         "losses",
         "memory",
+        "sids",
+        "pairs",
     )
-
-
-def test_example_in_the_readme():
-    assert doctest.testfile(str(README), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE).failed == 0
 
 
 def test_the_core_needs_torch_and_numpy_only():

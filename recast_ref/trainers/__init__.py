@@ -1,0 +1,8 @@
+"""ReCast inside the trainers that people have. Each is imported only on demand and names the extra that it needs.
+
+1. ``sids``   SIDs in text and in token ids, and the trie of a catalogue
+2. ``pairs``  from the rows of any trainer to the rows that its update keeps
+3. ``trl``    TRL's ``GRPOTrainer`` (extra ``trl``); ``python -m recast_ref.trainers.trl_example`` shows it
+
+``sids`` and ``pairs`` need torch and numpy only.
+"""

@@ -1,0 +1,248 @@
+"""SIDs as a language model writes them, and the trie that keeps it inside a catalogue.
+
+A SID in text is a template with a ``{}`` for each code: ``<s_a_{}><s_b_{}><s_c_{}>`` in OpenOneRec,
+``<a_{}><b_{}><c_{}>`` in MiniOneRec, or one of your own with any number of levels. Token ids are read through their
+text, so that a code may be one token or several.
+"""
+
+import re
+from itertools import chain
+
+import numpy as np
+import torch
+
+CODE = r"<(?:s_)?([a-z])_(?:0|[1-9][0-9]*)>"  # OpenOneRec's and MiniOneRec's
+NUMBER = "(0|[1-9][0-9]{0,17})"  # one way to write each number that int64 holds
+THOUGHT = ("<think>", "</think>")
+
+
+class Sids:
+    """How SIDs are written. ``levels`` is the number of codes of one.
+
+    Args:
+        template: text with a ``{}`` for each code, and something that is no digit on both sides of each.
+
+    Raises:
+        ValueError: another template.
+
+    Example:
+        >>> sids = Sids("<a_{}><b_{}><c_{}>")
+        >>> sids.read("you may like <|sid_begin|><a_12><b_7><c_201><|sid_end|>, and <a_3> no less")
+        [(12, 7, 201)]
+        >>> sids.write((12, 7, 201))
+        '<a_12><b_7><c_201>'
+    """
+
+    def __init__(self, template):
+        self.template, self._parts = template, template.split("{}")
+        self.levels = len(self._parts) - 1
+        sides = [self._parts[0][-1:], *(side for part in self._parts[1:-1] for side in (part[:1], part[-1:]))]
+        sides.append(self._parts[-1][:1])
+        if not self.levels or any(side == "" or side.isdigit() for side in sides):
+            raise ValueError(
+                "sid_template: expected text with a {} for each code, and something that is no digit on both sides of "
+                f"each, such as '<a_{{}}><b_{{}}><c_{{}}>', got {template!r}"
+            )
+        # Some decoders put white space between tokens.
+        self._pattern = re.compile(NUMBER.join(re.escape(part).replace("><", r">\s*<") for part in self._parts))
+
+    @classmethod
+    def like(cls, example):
+        """The form of a text that holds a SID in OpenOneRec's or MiniOneRec's form.
+
+        Raises:
+            ValueError: it holds neither.
+
+        Example:
+            >>> Sids.like("<s_a_12><s_b_7><s_c_201><s_a_1><s_b_2><s_c_3>").template
+            '<s_a_{}><s_b_{}><s_c_{}>'
+        """
+        run = re.search(rf"{CODE}(?:\s*{CODE})*", example)
+        if not run:
+            raise ValueError(
+                f"expected a SID such as <a_12><b_7><c_201> or <s_a_12><s_b_7><s_c_201>, got {example!r}; give "
+                "sid_template if yours look otherwise"
+            )
+        codes = list(re.finditer(CODE, run[0]))
+        again = [i for i, code in enumerate(codes) if i and code[1] == codes[0][1]]  # where the second SID begins
+        return cls("".join(re.sub("[0-9]+", "{}", code[0]) for code in codes[: again[0] if again else None]))
+
+    def read(self, text):
+        """The SIDs in a text, in order: a list of tuples of ``levels`` codes.
+
+        A thought does not count: only what stands after the last ``</think>`` is read, and not what stands after a
+        ``<think>`` that nothing ends.
+        """
+        answer = text.rpartition(THOUGHT[1])[2].partition(THOUGHT[0])[0]
+        return [tuple(map(int, found.groups())) for found in self._pattern.finditer(answer)]
+
+    def write(self, sid):
+        """The text of a SID."""
+        return self._parts[0] + "".join(f"{code}{part}" for code, part in zip(sid, self._parts[1:], strict=True))
+
+    def read_ids(self, tokenizer, rows):
+        """The SIDs in lists of token ids: a list of tuples for each row."""
+        return [self.read(text) for text in _decode(tokenizer, rows)]
+
+    def find(self, tokenizer, ids):
+        """Where the last SID in a list of token ids stands: ``(start, end)``, or ``None`` where there is none."""
+        named = self.read_ids(tokenizer, [ids])[0]
+        if not named:
+            return None
+
+        def is_last(part):
+            return self.read_ids(tokenizer, [part])[0] == named[-1:]
+
+        start = next(s for s in reversed(range(len(ids))) if is_last(ids[s:]))
+        return start, next(e for e in range(start + 1, len(ids) + 1) if is_last(ids[start:e]))
+
+    def overwrite(self, tokenizer, answer, sid, end, limit):
+        """An anchor in place of an answer: its last SID gives way to ``sid``, and what stands around that stays.
+
+        Without text before it, without a SID, or where the two do not fit, the anchor is ``sid`` and ``end``.
+
+        Args:
+            tokenizer: of transformers, or anything with its ``__call__`` and ``batch_decode``.
+            answer: list of token ids.
+            sid: tuple of codes.
+            end: list of the ids that end an answer (EOS), where nothing stands after the SID.
+            limit: how long a sampled answer can be; what stands after the SID is cut there, as it would be.
+
+        Returns:
+            list of token ids.
+        """
+        target = tokenizer(self.write(sid), add_special_tokens=False)["input_ids"]
+        start, stop = self.find(tokenizer, answer) or (0, 0)
+        before, after = answer[:start], answer[stop:] or end
+        if not before or len(before) + len(target) > limit:
+            before, after = [], end
+        return (before + target + after)[: max(limit, len(before) + len(target))]
+
+
+def _decode(tokenizer, rows):
+    return tokenizer.batch_decode(rows, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+def pad_sids(rows, levels):
+    """Lists of SIDs as int64 ``(N, M, levels)``, filled up with -1 as :mod:`recast_ref.reference` wants it.
+
+    Example:
+        >>> pad_sids([[(1, 2), (3, 4)], []], levels=2)
+        tensor([[[ 1,  2],
+                 [ 3,  4]],
+        <BLANKLINE>
+                [[-1, -1],
+                 [-1, -1]]])
+    """
+    width = max(map(len, rows), default=0)
+    padded = torch.full((len(rows), width, levels), -1, dtype=torch.int64)
+    for row, sids in zip(padded, rows):
+        if sids:
+            row[: len(sids)] = torch.tensor(sids, dtype=torch.int64)
+    return padded
+
+
+class Trie:
+    """Every answer that names an item of the catalogue, as token ids, each followed by ``end``.
+
+    All of it is one sorted vector of edges, ``node * base + token``; edge ``e`` leads to node ``e + 1``, the root is
+    node 0, and -1 is off the trie. A catalogue of 10^6 items of three codes takes about 20 MB, whatever the size of
+    the vocabulary.
+
+    Args:
+        answers: lists of token ids, none of them empty.
+        end: the id that ends an answer (EOS).
+
+    Raises:
+        ValueError: no answers, or an empty one.
+    """
+
+    def __init__(self, answers, end):
+        lengths = np.fromiter(map(len, answers), dtype=np.int64, count=len(answers))
+        if len(lengths) == 0 or lengths.min() == 0:
+            raise ValueError(f"catalogue: expected at least one item, and no empty one, got {len(lengths)} items")
+        tokens = np.full((len(lengths), lengths.max() + 1), -1, dtype=np.int64)
+        tokens[np.arange(tokens.shape[1]) < lengths[:, None]] = np.fromiter(
+            chain.from_iterable(answers), dtype=np.int64
+        )
+        tokens[np.arange(len(tokens)), lengths] = end
+        self.end, self.base = end, int(tokens.max()) + 1
+        self.depth = tokens.shape[1]  # of the longest answer with its end
+        self.edges, total = [], 0
+        node = np.zeros(len(tokens), dtype=np.int64)
+        for column in tokens.T:
+            going = column >= 0
+            edges, which = np.unique(node[going] * self.base + column[going], return_inverse=True)
+            node[going] = total + which + 1
+            self.edges.append(edges)
+            total += len(edges)
+        self.edges = torch.from_numpy(np.concatenate(self.edges))
+
+    def step(self, nodes, tokens):
+        """The nodes that tokens lead to: int64, of the shape of both arguments."""
+        edges = self._edges(nodes.device)
+        wanted = nodes * self.base + tokens
+        at = torch.searchsorted(edges, wanted).clamp(max=len(edges) - 1)
+        known = (nodes >= 0) & (tokens >= 0) & (tokens < self.base) & (edges[at] == wanted)
+        return torch.where(known, at + 1, -1)
+
+    def paths(self, tokens):
+        """The node before each token, and the one after the last: tokens int64 ``(N, T)``, nodes ``(N, T + 1)``."""
+        nodes = [tokens.new_zeros(len(tokens))]
+        for column in tokens.unbind(dim=1):
+            nodes.append(self.step(nodes[-1], column))
+        return torch.stack(nodes, dim=1)
+
+    def allowed(self, nodes, vocabulary):
+        """What may follow each node: nodes int64 ``(N,)`` -> bool ``(N, vocabulary)``.
+
+        Where nothing may, because the answer has ended or has left the trie, only ``end`` does.
+        """
+        edges = self._edges(nodes.device)
+        low = torch.searchsorted(edges, nodes * self.base)
+        count = (torch.searchsorted(edges, (nodes + 1) * self.base) - low) * (nodes >= 0)
+        row = torch.arange(len(nodes), device=nodes.device).repeat_interleave(count)
+        edge = torch.arange(len(row), device=nodes.device) + (low - count.cumsum(0) + count)[row]
+        mask = torch.zeros(len(nodes), vocabulary, dtype=torch.bool, device=nodes.device)
+        mask[row, edges[edge] % self.base] = True
+        mask[:, self.end] |= count == 0
+        return mask
+
+    def logps(self, logits, nodes, tokens):
+        """Log-probs of tokens, and entropies, under the softmax over what the trie allows.
+
+        Args:
+            logits: floating ``(N, V)``.
+            nodes: int64 ``(N,)``, the node before each token.
+            tokens: int64 ``(N,)``.
+
+        Returns:
+            two tensors ``(N,)``, float32 or wider, with a gradient to the logits.
+        """
+        logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+        allowed = self.allowed(nodes, logits.shape[1])
+        inside = logits.masked_fill(~allowed, -torch.inf)
+        total = inside.logsumexp(dim=1)
+        # The entropy as log Z - E[logit]: p * log p would be 0 * inf at what is not allowed, and its gradient NaN.
+        mean = (inside.softmax(dim=1) * logits.masked_fill(~allowed, 0)).sum(dim=1)
+        return inside.gather(1, tokens[:, None])[:, 0] - total, total - mean
+
+    def _edges(self, device):
+        if self.edges.device != device:
+            self.edges = self.edges.to(device)
+        return self.edges
+
+
+class OnlyTheTrie:
+    """A logits processor for ``generate``: what the trie does not allow gets ``-inf``.
+
+    Make one for each call: it takes the width that it sees first for the prompt's.
+    """
+
+    def __init__(self, trie):
+        self.trie, self.prompt = trie, None
+
+    def __call__(self, input_ids, scores):
+        self.prompt = input_ids.shape[1] if self.prompt is None else self.prompt
+        nodes = self.trie.paths(input_ids[:, self.prompt :])[:, -1]
+        return scores.masked_fill(~self.trie.allowed(nodes, scores.shape[1]), -torch.inf)
