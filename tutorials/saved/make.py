@@ -1,7 +1,7 @@
 """Makes the JSON files of this folder: what tutorials 6 and 7 show of runs that are too long to repeat in a tutorial.
 
-python tutorials/saved/make.py run runs/synthetic-g8 --command "recast-ref compare" --date 2026-11-22
-python tutorials/saved/make.py cost --date 2026-11-22
+python tutorials/saved/make.py run runs/synthetic-g8 --command "recast-ref compare" --date 2026-11-22 --machine "2 cores of ..."
+python tutorials/saved/make.py cost --date 2026-11-22 --machine "2 cores of ..."
 """
 
 import argparse
@@ -48,7 +48,7 @@ def main():
     parser.add_argument("folder", nargs="?", type=Path, help="of a run, with results.json")
     parser.add_argument("--command", default="python tutorials/saved/make.py cost", help="that made it")
     parser.add_argument("--date", required=True)
-    parser.add_argument("--machine", default="2 cores of an Intel Xeon with AVX-512")
+    parser.add_argument("--machine", required=True, help="that it ran on")
     options = parser.parse_args()
     if options.what == "run":
         name, content = options.folder.name, trimmed(json.loads((options.folder / "results.json").read_text()))
