@@ -515,8 +515,8 @@ def test_a_catalogue_for_the_sampler_alone_collapses_and_for_both_it_does_not(fo
         trainer.train()
         found[name] = greedy_hits(trainer, tiny.SIDS), max(logs(trainer, "kl"))
     print("greedy hits and largest KL:", found)
-    assert found["sampler only"][0] < 0.4 and found["sampler only"][1] > 50
-    assert found["both, 0.2"][0] > 0.45 and found["both, 0.2"][1] < 10
+    hits, divergence = zip(*found.values())  # seen over four seeds: hits of 0.25 or less, and 0.62 or more
+    assert hits[1] > hits[0] + 0.1 and divergence[0] > 50 and divergence[1] < 10
 
 
 # ---- several processes, LoRA, resuming
@@ -530,7 +530,7 @@ def test_two_processes_have_the_pairs_and_gradients_of_one(folder, tmp_path):
     for world in (1, 2):
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}"]
         command = [*launch, str(HERE / "trl_two_processes.py"), str(world), str(folder), str(tmp_path / f"{world}.pt")]
-        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
         assert result.returncode == 0, result.stdout + result.stderr
         found[world] = torch.load(tmp_path / f"{world}.pt", weights_only=True)
     assert found[1].keys() == found[2].keys()
@@ -797,7 +797,7 @@ def test_generation_that_is_constrained_in_another_way_is_refused(folder):
 
 
 def python(code):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=1800)
 
 
 def test_importing_names_the_extra_and_the_tested_range_and_compiles_nothing():
