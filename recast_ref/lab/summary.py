@@ -140,7 +140,7 @@ def cost_lines(results):
         group, pair = cells[layout, "group"], cells[layout, "pair"]
         if pair["peak_bytes"]:  # none if every group was skipped
             lines.append(
-                f"Cost of one update of 64 prompts, nothing else running, {layout}: the pair is {group['seconds'] / pair['seconds']:.1f}x faster than the group of "
+                f"Cost of one update of 64 prompts, no arm training beside it, {layout}: the pair is {group['seconds'] / pair['seconds']:.1f}x faster than the group of "
                 f"{group['responses']} and needs {group['peak_bytes'] / pair['peak_bytes']:.1f}x less memory."
             )
     return lines
