@@ -232,25 +232,19 @@ def _one_by_one_in_place(info, in_dims, *arguments):
 torch.library.register_vmap("recast::token_logps_backward_", _one_by_one_in_place, lib=_library)
 
 
-# And for all else, torch.func among it, which wants to see an autograd.Function.
-class _TokenLogps(torch.autograd.Function):
-    @staticmethod
-    def forward(*inputs):
-        return ops.token_logps(*inputs)
+def _as_function(op, setup, gradient):
+    """An op as ``torch.func``, and all else that is not compiled, wants to see one."""
 
-    setup_context, backward = staticmethod(_save_token_logps), staticmethod(_token_logps_backward)
-    jvp = staticmethod(_no_such_derivative)
-    vmap = staticmethod(_one_by_one(lambda *inputs: _TokenLogps.apply(*inputs)))
+    class Function(torch.autograd.Function):
+        forward, setup_context, backward = staticmethod(op), staticmethod(setup), staticmethod(gradient)
+        jvp = staticmethod(_no_such_derivative)
+        vmap = staticmethod(_one_by_one(lambda *inputs: Function.apply(*inputs)))
+
+    return Function
 
 
-class _PolicyLoss(torch.autograd.Function):
-    @staticmethod
-    def forward(*inputs):
-        return ops.policy_loss(*inputs)
-
-    setup_context, backward = staticmethod(_save_policy_loss), staticmethod(_policy_loss_backward)
-    jvp = staticmethod(_no_such_derivative)
-    vmap = staticmethod(_one_by_one(lambda *inputs: _PolicyLoss.apply(*inputs)))
+_TokenLogps = _as_function(ops.token_logps, _save_token_logps, _token_logps_backward)
+_PolicyLoss = _as_function(ops.policy_loss, _save_policy_loss, _policy_loss_backward)
 
 
 class _Final(torch.autograd.Function):
