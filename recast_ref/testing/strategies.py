@@ -55,7 +55,7 @@ def of(*values):
 @functools.cache
 def near(most):
     """A number between ``-most`` and ``most``."""
-    return st.floats(-most, most, width=16)
+    return st.floats(-most, most)
 
 
 @functools.cache
@@ -104,7 +104,9 @@ def penalties(dtype=torch.float32, ends=False):
 def some_of(draw, values, known, dtype):
     """A few numbers, ``(n,)``: a tuple of ``known``, or, one time in three or so, up to three others."""
     few = draw(of(*known, *[None] * (len(known) // 2)))
-    return torch.tensor(draw(st.lists(values, min_size=1, max_size=3, unique=True)) if few is None else few, dtype=dtype)
+    if few is None:
+        few = draw(st.lists(values, min_size=1, max_size=3, unique=True))
+    return torch.tensor(few, dtype=dtype)
 
 
 def picks(shape):
