@@ -79,9 +79,7 @@ KINDS = {  # file -> the functions that it can change
     "kernels.h": (*GROUPS, *SIDS, "branch_mask", "token_logps", *LOSSES),
 }
 ALL = {kind for kinds in KINDS.values() for kind in kinds}
-CHECK = re.compile(
-    r"^ *\+.*(number|flag|refuse|group_tensors|TORCH_CHECK\w*|check_\w+|all_finite|any_nan)\(", re.M
-)
+CHECK = re.compile(r"^ *\+.*(number|flag|refuse|group_tensors|TORCH_CHECK\w*|check_\w+|all_finite|any_nan)\(", re.M)
 
 
 class Mutant:

@@ -21,8 +21,10 @@ def any_rewards(draw, least, most):
     """One group of any finite rewards of any dtype: equal ones, far apart and next to each other."""
     dtype = draw(st.sampled_from([torch.float32, torch.float64, torch.float16, torch.bfloat16]))
     limits = torch.finfo(dtype)
-    ends = [0.7, 0.95, -0.1, 1.0, 0.0, limits.max, limits.min, limits.smallest_normal, limits.smallest_normal * limits.eps]
-    values = st.sampled_from(ends) | ranks(dtype).map(lambda x: max(limits.min, min(limits.max, x)))
+    ends = [limits.max, limits.min, limits.smallest_normal, limits.smallest_normal * limits.eps]
+    values = st.sampled_from([0.7, 0.95, -0.1, 1.0, 0.0, *ends]) | ranks(dtype).map(
+        lambda x: max(limits.min, min(limits.max, x))
+    )
     return T([draw(st.lists(values, min_size=least, max_size=most))], dtype=dtype)
 
 
@@ -411,7 +413,11 @@ Z = torch.zeros
         (lambda R: R.recast(T([[0.0, math.inf]]), Z(1, 2)), ValueError, "rewards: expected finite values, got inf"),
         (lambda R: R.repair(T([[0.0, math.nan]]), Z(1, 2)), ValueError, "drop those prompts first"),
         (lambda R: R.group_advantages(T([[0.0], [math.nan]])), ValueError, "got nan at [1, 0]; TRL gives NaN"),
-        (lambda R: R.group_regimes(T([[math.inf, 0.0]])), ValueError, "rewards: expected finite values, got inf at [0, 0]"),
+        (
+            lambda R: R.group_regimes(T([[math.inf, 0.0]])),
+            ValueError,
+            "rewards: expected finite values, got inf at [0, 0]",
+        ),
         (
             lambda R: R.group_advantages(T([[6e4, -6e4, -6e4]], dtype=torch.float16), normalize=False),
             ValueError,

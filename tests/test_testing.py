@@ -37,9 +37,13 @@ def tied(x):
     "wanted",
     {
         "all-zero": lambda g: (g.rewards == 0).all(),
-        "all-zero with penalties": lambda g: (g.rewards <= 0).all() and (g.rewards < 0).any() and (g.rewards == 0).any(),
+        "all-zero with penalties": lambda g: (
+            (g.rewards <= 0).all() and (g.rewards < 0).any() and (g.rewards == 0).any()
+        ),
         "-1 and +1": lambda g: set(g.rewards.flatten().tolist()) == {-1.0, 1.0},
-        "a penalty, a miss and a hit": lambda g: any((r > 0).any() and (r < 0).any() and (r == 0).any() for r in g.rewards),
+        "a penalty, a miss and a hit": lambda g: any(
+            (r > 0).any() and (r < 0).any() and (r == 0).any() for r in g.rewards
+        ),
         "equal decimal rewards": lambda g: g.rewards.shape[1] > 2 and (g.rewards == torch.tensor(0.7)).all(),
         "equal penalties": lambda g: g.rewards.shape[1] > 2 and (g.rewards == torch.tensor(-0.1)).all(),
         "a huge reward": lambda g: (g.rewards > 1e30).any(),

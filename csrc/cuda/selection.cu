@@ -164,15 +164,11 @@ __global__ void normalize_kernel(int64_t count, int64_t g, Matrix rewards, bool 
       low = std::fmin(low, reward);
       high = std::fmax(high, reward);
     }
-    double unit = 1, mean = 0, deviation = 1;
-    if (g > 1) {
-      low = -most_in_warp(-low);
-      high = most_in_warp(high);
-      if (high > low) unit = high - low;
-    } else {
-      low = 0;
-    }
+    low = g > 1 ? -most_in_warp(-low) : 0;
+    high = most_in_warp(high);
+    const double unit = g > 1 && high > low ? high - low : 1;
     const auto place = [&](int64_t i) { return (read(rewards, q, i) - low) / unit; };  // see the reference
+    double mean = 0, deviation = 1;  // of a group of one
     if (g > 1) {
       double sum = 0, squares = 0;
       for (int64_t i = lane(); i < g; i += kWarp) sum += place(i);

@@ -175,7 +175,7 @@ def mean_of_parts(subject, case, cut):
         _close(whole, total / count, "not the mean of the parts")
 
 
-@law(*LOSSES, far=False, per_token=False)
+@law(*LOSSES, per_token=False)
 def one_advantage_a_row(subject, case):
     """Advantages ``(B,)`` are those ``(B, T)`` that repeat them for every token."""
     repeated = case | {"advantages": _wide_advantages(case).clone()}
@@ -200,7 +200,7 @@ def on_policy(subject, case):
         _close(gradient, torch.where(kept, -a / count, 0.0), "the gradient is not -A / N", 1e-9, 1e-9)
 
 
-@law("policy_loss", far=False, per_token=True, options=False)
+@law("policy_loss", per_token=True, options=False)
 def clip_stops(subject, case):
     """Past the clip the policy part has no gradient: for ``A > 0`` above ``1 + clip_high``, for ``A < 0`` below ``1 -
     clip_low`` and above ``dual_clip`` (0.2, 0.28 and 3)."""

@@ -276,7 +276,11 @@ def only_the_order_of_scores(subject, case, scale, shift):
     order = case["scores"].unique(return_inverse=True)[1]  # 0, 1, 2, ...: what is done to these is not rounded
     after = subject.answer(case | {"scores": (order * scale + shift).to(case["scores"].dtype)})
     keep = [name for name in before if name in ("slot", "positive", "negative", "advantages")]
-    same({n: after[n] for n in keep}, {n: before[n] for n in keep}, f"differs for the places of its scores * {scale} + {shift}")
+    same(
+        {n: after[n] for n in keep},
+        {n: before[n] for n in keep},
+        f"differs for the places of its scores * {scale} + {shift}",
+    )
 
 
 @law("repair", "contrast", *REPAIRING)
@@ -370,7 +374,11 @@ def symmetry(subject, case):
     same(subject.answer(turned), subject.answer(case), "differs with the two exchanged")
 
 
-@law("branch_mask", "token_advantages", more=lambda draw, case, subject: {"offset": draw(st.sampled_from([1, 1000]))})
+@law(
+    "branch_mask",
+    "token_advantages",
+    more=lambda draw, case, subject: {"offset": draw(st.sampled_from([1, 1000, 2**40]))},
+)
 def renaming_tokens(subject, case, offset):
     """Codes are names: giving every code another number changes nothing."""
     named = {n: v for n, v in case.items() if isinstance(v, torch.Tensor) and v.dtype == torch.int64}
@@ -422,7 +430,7 @@ def exact_match_is_best(subject, case):
     demand(((value == 1) == (r == 1)).all(dim=1), f"{name} is 1 for a miss, or less for a hit", {name: value})
 
 
-@law(*SCORES, "recast_from_sids", more=lambda draw, case, subject: {"offset": draw(st.sampled_from([1, 1000]))})
+@law(*SCORES, "recast_from_sids", more=lambda draw, case, subject: {"offset": draw(st.sampled_from([1, 1000, 2**40]))})
 def renaming(subject, case, offset):
     """Codes are names: giving every code another number changes nothing."""
     renamed = {n: torch.where(case[n] < 0, case[n], case[n] + offset) for n in ("predictions", "targets")}

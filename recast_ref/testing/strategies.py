@@ -12,7 +12,7 @@ import torch
 from hypothesis import strategies as st
 
 # What people give for a hit, and for a miss; the strategies draw any other number as well.
-GRADES = ((1.0,), (0.7,), (1.0, 0.5, 3.0), (0.3, 0.95, 1.0, 1e-4))
+GRADES = ((1.0, 0.5, 3.0), (0.7,), (0.3, 0.95, 1.0, 1e-4))
 PENALTIES = ((0.0,), (-1.0,), (0.0, -0.5), (-0.1,))
 _WIDTHS = {torch.float16: 16, torch.bfloat16: 32, torch.float32: 32, torch.float64: 64}
 AGGREGATES = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum")
@@ -55,7 +55,7 @@ def of(*values):
 @functools.cache
 def near(most):
     """A number between ``-most`` and ``most``."""
-    return st.floats(-most, most, width=16)
+    return st.floats(-most, most)
 
 
 @functools.cache
@@ -101,12 +101,17 @@ def penalties(dtype=torch.float32, ends=False):
 
 
 @st.composite
-def few_of(draw, shape, values, known, dtype):
-    """Tensors whose elements are of a few values, so that equal ones are common: of those of a tuple in ``known``, or, one
-    time in three or so, of up to three others."""
+def some_of(draw, values, known, dtype):
+    """A few numbers, ``(n,)``: a tuple of ``known``, or, one time in three or so, up to three others."""
     few = draw(of(*known, *[None] * (len(known) // 2)))
-    few = torch.tensor(draw(st.lists(values, min_size=1, max_size=3, unique=True)) if few is None else few, dtype=dtype)
-    return few[draw(tensors(shape, of(*range(len(few))), torch.int64))]
+    if few is None:
+        few = draw(st.lists(values, min_size=1, max_size=3, unique=True))
+    return torch.tensor(few, dtype=dtype)
+
+
+def picks(shape):
+    """Which of a few numbers each element is, ``few[picks % len(few)]``: equal ones are common."""
+    return tensors(shape, of(*range(12)), torch.int64)  # a multiple of how many they may be
 
 
 @functools.cache
@@ -139,15 +144,19 @@ def sparse_hit_groups(
     dtype = draw(of(torch.float32, torch.float64, torch.float16, torch.bfloat16)) if dtype is None else dtype
     rewards = draw(hit).to(dtype)
     if graded or extremes:
-        worth = draw(few_of((q, g), grades(dtype, extremes), GRADES, dtype))
-        rewards = torch.where(rewards > 0, worth, draw(few_of((q, g), penalties(dtype, extremes), PENALTIES, dtype)))
+        worth = draw(some_of(grades(dtype, extremes), GRADES, dtype))
+        penalty = draw(some_of(penalties(dtype, extremes), PENALTIES, dtype))
+        pick = draw(picks((q, g)))
+        rewards = torch.where(rewards > 0, worth[pick % len(worth)], penalty[pick % len(penalty)])
     if extremes:
         anything = of(0.0, -math.inf, -1e30, -0.0, 1e-30, 1e30, math.inf)
         scores, keys = draw(tensors((q, g), anything, dtype)), draw(tensors((q, g), anything, dtype))
     elif ties:
         # Structural scores, 1 among them for responses that miss too, or any other numbers that can be ranked.
-        scores = draw(few_of((q, g), ranks(dtype), ((0.0, 0.01, 0.1), (0.0, 0.01, 0.1, 1.0)), dtype))
-        keys = draw(few_of((q, g), ranks(dtype), ((0.0, 0.25, 0.5, 0.75),) * 3, dtype))
+        few = draw(some_of(ranks(dtype), ((0.0, 0.01, 0.1), (0.0, 0.01, 0.1, 1.0)), dtype))
+        scores = few[draw(picks((q, g))) % len(few)]
+        few = draw(some_of(ranks(dtype), ((0.0, 0.25, 0.5, 0.75),) * 2, dtype))
+        keys = few[draw(picks((q, g))) % len(few)]
     else:
         scores, keys = draw(permutations(q, g, dtype)), draw(permutations(q, g, dtype))
     repairable = draw(tensors((q,), of(True, True, False), torch.bool))
