@@ -75,6 +75,15 @@ def test_what_a_mark_allows(mark, then, now, apart):
         assert len(lines) == len(apart) and all(map(str.startswith, lines, apart))
 
 
+def test_of_what_is_drawn_the_names_are_held():
+    spec = importlib.util.spec_from_file_location("run", FOLDER / "run.py")
+    run = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(run)
+    text = "```text drawn\n{}  BROKEN: sums to {}\n    i  r\n    0  {}\n{}```\n"
+    same = [run.words(text.format("zero_sum", *each)) for each in (("1", "0", ""), ("2", "7", "prompt 0\n"))]
+    assert same[0] == same[1] != run.words(text.format("signs", "1", "0", ""))
+
+
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
 def test_a_tutorial_is_a_notebook_and_its_links_lead_somewhere(path):
     text = path.read_text()

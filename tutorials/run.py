@@ -14,6 +14,8 @@ compares the words, and of the numbers what the mark holds them to (a reader doe
     measured ±20%           or 20 % of the larger one
     measured of 1024 ±0.5   both
     measured                no number is held: those of a clock
+    drawn                   counterexamples as hypothesis drew and shrank them: another version of it, or another number anywhere in
+                            our sources, draws others. Of each line only the name that begins it is compared, such as a law's
 
 Two shares of N draws may be four standard errors of their difference apart, 4 sqrt(2 p (1 - p) / N); the mean of N values from
 0 to 1 is no noisier. What stands after ± is about four standard deviations over seeds, as seen when it was written. The last
@@ -36,9 +38,11 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 CELL = re.compile(
-    r"^```python\n(?P<code>.*?)^```\n(?:\n```text(?P<measured> measured[^\n]*)?\n(?P<printed>.*?)^```\n)?", re.M | re.S
+    r"^```python\n(?P<code>.*?)^```\n(?:\n```text(?P<mark> (?:measured|drawn)[^\n]*)?\n(?P<printed>.*?)^```\n)?", re.M | re.S
 )
 MEASURED = re.compile(r"^```text measured(?P<mark>[^\n]*)\n(?P<printed>.*?)^```\n", re.M | re.S)
+DRAWN = re.compile(r"^```text drawn\n(?P<printed>.*?)^```\n", re.M | re.S)
+OF_THE_EXAMPLE = ("prompt", "which", "order")  # begin a line of a counterexample, if it has more than one, or an order
 MARK = re.compile(r"(?: of (?P<draws>\d+))?(?: ±(?P<apart>[\d.]+)(?P<relative>%?))?")
 NUMBER = re.compile(r"(?<![\w.])[+-]?\d[\d,]*(?:\.(?P<decimals>\d+))?(?P<percent>%?)")
 
@@ -56,13 +60,18 @@ def run(path):
             exec(code, names)
         parts += [text[end : cell.start()], f"```python\n{cell['code']}```\n"]
         if printed.getvalue():
-            parts.append(f"\n```text{cell['measured'] or ''}\n{printed.getvalue().rstrip()}\n```\n")
+            parts.append(f"\n```text{cell['mark'] or ''}\n{printed.getvalue().rstrip()}\n```\n")
         end = cell.end()
     return "".join([*parts, text[end:]])
 
 
 def words(text):
-    """The text without the numbers of its measured blocks, and without the spaces that line them up."""
+    """The text without the numbers of its measured blocks, and without the spaces that line them up; of drawn blocks the names."""
+
+    def names(block):
+        return "\n".join(name for name in re.findall(r"^[a-z_]{3,}", block["printed"], re.M) if name not in OF_THE_EXAMPLE)
+
+    text = DRAWN.sub(names, text)
     return MEASURED.sub(lambda block: re.sub(r" *#", "#", NUMBER.sub("#", block[0])), text)
 
 
