@@ -65,7 +65,8 @@ def registered(ex):
 
 
 def outcome_of(rule, kind=None):
-    (outcome,) = testing.check(rule, laws=["bystanders"], kind=kind).outcomes
+    # A hundred examples miss the middling negative with one seed in thirty.
+    (outcome,) = testing.check(rule, laws=["bystanders"], kind=kind, examples=500).outcomes
     assert "NotImplementedError" not in outcome.message, "not done yet"
     return outcome
 
