@@ -127,10 +127,12 @@ def number(name, value, low, include_low=True, dtype=None):
         number = math.inf
     if not (low < number < math.inf or (include_low and number == low)):  # in words that torch.compile can trace
         raise ValueError(f"{name}: expected a finite number {'>=' if include_low else '>'} {low}, got {value}")
-    if dtype is not None and number and not 1e-4 < number < 1e4:  # every dtype holds what lies between
-        stored = torch.tensor(number, dtype=torch.float64).to(dtype).item()
-        if not math.isfinite(stored) or stored == 0:
-            raise ValueError(f"{name}: expected a number that {dtype} can hold, got {value}, which becomes {stored}")
+    if dtype is not None and number:
+        limits = torch.finfo(dtype)  # and no tensor of it: torch.compile could not trace what that becomes
+        half_a_step = limits.max * limits.eps / (4 - 2 * limits.eps)  # above the largest, and above 0, are still rounded to it
+        if number - limits.max >= half_a_step or 2 * number <= limits.smallest_normal * limits.eps:
+            becomes = "inf" if number > 1 else "0.0"
+            raise ValueError(f"{name}: expected a number that {dtype} can hold, got {value}, which becomes {becomes}")
     return number
 
 
@@ -190,6 +192,7 @@ def _can_be_ranked(arguments, values, **tensors):
 
 def pair_weights(weight, negative_weight, dtype):
     """Return ``w`` and ``w_neg`` as floats; ``w_neg`` is ``w`` unless it is given. Advantages of ``dtype`` must hold them."""
+    dtype = dtype if dtype.is_floating_point else None  # the rewards are then refused
     weight = number("weight", weight, low=0, include_low=False, dtype=dtype)
     if negative_weight is None:
         return weight, weight
@@ -208,9 +211,15 @@ def logit_tensors(logits, tokens, values=True):
     arguments = Arguments()
     arguments.tensor("logits", logits, "... T V", "floating")
     arguments.tensor("tokens", tokens, "... T", "int64")
+    _some_vocabulary(logits, tokens)
     if values:
         _in_vocabulary(logits, tokens)
     return arguments
+
+
+def _some_vocabulary(logits, tokens):
+    if logits.shape[-1] == 0 and tokens.numel() > 0:
+        raise ValueError(f"logits: expected a vocabulary, V >= 1 (last dimension), got {tuple(logits.shape)}")
 
 
 def _in_vocabulary(logits, tokens, unmasked=True):
@@ -222,14 +231,7 @@ def loss_tensors(logps, old_logps, advantages, mask, ref_logps=None, values=True
     """Check log-probs, advantages and mask."""
     arguments = Arguments()
     arguments.tensor("logps", logps, "B T", "floating")
-    arguments.tensor("old_logps", old_logps, "B T", "floating")
-    if isinstance(advantages, torch.Tensor) and advantages.dim() == 1:
-        arguments.tensor("advantages", advantages, "B", "floating")
-    else:
-        arguments.tensor("advantages", advantages, "B T", "floating", hint="or (B,)")
-    arguments.tensor("mask", mask, "B T", "0/1")
-    if ref_logps is not None:
-        arguments.tensor("ref_logps", ref_logps, "B T", "floating")
+    _beside(arguments, old_logps, advantages, mask, ref_logps)
     if values:
         _zero_or_one(mask)
 
@@ -239,10 +241,22 @@ def logits_loss_tensors(logits, tokens, old_logps, advantages, mask, ref_logps=N
     arguments = Arguments()
     arguments.tensor("logits", logits, "B T V", "floating")
     arguments.tensor("tokens", tokens, "B T", "int64")
-    logps = torch.empty_like(tokens, dtype=logits.dtype)  # stands for the log-probs, which have this shape
-    loss_tensors(logps, old_logps, advantages, mask, ref_logps, values)
+    _beside(arguments, old_logps, advantages, mask, ref_logps)
+    _some_vocabulary(logits, tokens)
     if values:
+        _zero_or_one(mask)
         _in_vocabulary(logits, tokens, mask.bool())
+
+
+def _beside(arguments, old_logps, advantages, mask, ref_logps):
+    arguments.tensor("old_logps", old_logps, "B T", "floating")
+    if isinstance(advantages, torch.Tensor) and advantages.dim() == 1:
+        arguments.tensor("advantages", advantages, "B", "floating")
+    else:
+        arguments.tensor("advantages", advantages, "B T", "floating", hint="or (B,)")
+    arguments.tensor("mask", mask, "B T", "0/1")
+    if ref_logps is not None:
+        arguments.tensor("ref_logps", ref_logps, "B T", "floating")
 
 
 def _zero_or_one(mask):

@@ -140,8 +140,9 @@ def _import(path):
 
 def _cached():
     """Where the library of these sources, flags, torch and Python is kept."""
-    # Not Path.home(), which raises where there is no home; a folder named ~ cannot be made either, and that is reported.
     root = Path(os.environ.get("RECAST_CACHE") or os.path.expanduser("~/.cache/recast_ref"))
+    if root.parts[0] == "~":
+        raise FileNotFoundError("this user has no home folder")
     digest = hashlib.sha256(" ".join([*compile_arguments(), *CUDA_FLAGS]).encode())
     for path in sorted(sources().rglob("*")):
         if path.suffix in (".cpp", ".h", ".cu", ".cuh"):

@@ -43,6 +43,15 @@ def test_a_cache_that_cannot_be_made_is_no_reason_to_stop(where, tmp_path):
     assert result.stdout.startswith("reference recast_ref.fast: [Errno"), result.stderr
 
 
+def test_no_home_is_no_folder_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.delenv("RECAST_CACHE", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a user that no passwd file knows
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ImportError, match="this user has no home folder"):
+        library.load()
+    assert not list(tmp_path.iterdir())
+
+
 def test_auto_takes_the_fast_path():
     assert (auto.path, auto.reason, auto.recast) == ("fast", None, fast.recast)
     assert set(reference.__all__) <= set(auto.__all__)

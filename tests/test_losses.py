@@ -335,6 +335,17 @@ Z = torch.zeros
             TypeError,
             "advantages: expected a torch.Tensor, got NoneType",
         ),
+        (lambda R: R.token_logps(Z(2, 0), Z(2).long()), ValueError, "logits: expected a vocabulary, V >= 1"),
+        (
+            lambda R: R.logits_loss(Z(2, 3, 0), Z(2, 3).long(), Z(2, 3), Z(2), Z(2, 3)),
+            ValueError,
+            "logits: expected a vocabulary, V >= 1 (last dimension), got (2, 3, 0)",
+        ),
+        (
+            lambda R: R.logits_loss(Z(2, 3, 4), Z(2, 3).long(), Z(2, 3, device="meta"), Z(2), Z(2, 3)),
+            ValueError,
+            "old_logps: expected device cpu, where logits is, got meta",
+        ),
         *(
             (lambda R, n=name, v=value: R.policy_loss(Z(2, 3), Z(2, 3), Z(2), Z(2, 3), Z(2, 3), **{n: v}), error, words)
             for name in ("clip_low", "clip_high", "dual_clip", "kl_coef")

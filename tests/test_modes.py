@@ -64,9 +64,9 @@ LOSSES = [token_logps, policy_loss, logits_loss, logits_loss_in_place]
 class Case:
     """A loss as a function of what carries the gradient, ``x``."""
 
-    def __init__(self, loss, module, size=B, **changes):
+    def __init__(self, loss, module, size=B, dtype=torch.float64, **changes):
         self.loss, self.module = loss, module
-        self.x = made(size, T, seed=5) / 4 - 2 if loss is policy_loss else made(size, T, V, seed=5)
+        self.x = (made(size, T, seed=5) / 4 - 2 if loss is policy_loss else made(size, T, V, seed=5)).to(dtype)
         self.given = {"tokens": made(size, T, seed=6, low=0).clamp(max=V - 2), **constants(size), **changes}
 
     def __call__(self, x):
@@ -74,6 +74,9 @@ class Case:
 
     def total(self, x):
         return summed(self(x))
+
+    def given_beside(self, name):
+        return {other: value for other, value in self.given.items() if other != name}
 
     def leaf(self):
         return self.x.clone().requires_grad_()
@@ -135,6 +138,23 @@ def in_inference_mode(case):
 def under(context, case, answer):
     with context:
         return answer(case)
+
+
+def narrow(case):
+    """What autocast could cast, where float64 is left alone."""
+    given = {name: x.float() if x.is_floating_point() else x for name, x in case.given.items()}
+    return Case(case.loss, case.module, dtype=torch.float32, **given)
+
+
+def autocast(case):
+    with torch.autocast("cpu", torch.bfloat16):
+        return gradient(narrow(case))
+
+
+def compiled_jvp(case):
+    torch._dynamo.reset()
+    function = torch.compile(lambda x: torch.func.jvp(case, (x,), (torch.ones_like(x),))[1], backend="aot_eager")
+    return function(case.x)
 
 
 def compiled(case):
@@ -219,8 +239,9 @@ MODES = {  # name: (how, what the plain call of the reference says to it; the gr
     "inference tensors": (from_inference_mode, gradient),
     "inference mode": (in_inference_mode, lambda c: c(c.x)),
     "no_grad": (lambda c: under(torch.no_grad(), c, lambda c: c(c.leaf())), lambda c: c(c.x)),
-    "autocast": (lambda c: under(torch.autocast("cpu", torch.bfloat16), c, gradient), gradient),
+    "autocast": (autocast, lambda c: gradient(narrow(c))),
     "compile": (compiled, not_compiled),
+    "compiled jvp": (compiled_jvp, lambda c: func.jvp(c, (c.x,), (torch.ones_like(c.x),))[1]),
     "export": (exported, lambda c: c(c.x)),
     "threads": (in_threads, gradient),
     "fork": (lambda c: forked(lambda: gradient(c)), gradient),
@@ -228,7 +249,10 @@ MODES = {  # name: (how, what the plain call of the reference says to it; the gr
 REFUSED = {  # (path, mode), or (path, mode, loss): in which words
     **{
         ("fast", mode): (NotImplementedError, NO_SUCH_DERIVATIVE)
-        for mode in ("torch.func.jacfwd", "torch.func.jvp", "torch.func.hessian", "dual tensors", "twice")
+        for mode in (
+            *("torch.func.jacfwd", "torch.func.jvp", "torch.func.hessian", "dual tensors", "twice"),
+            "compiled jvp",
+        )
     },
     ("fast", "torch.func.jacrev", "logits_loss_in_place"): (NotImplementedError, ONE_PLACE),
     ("reference", "export"): (Exception, CANNOT_LOOK),
@@ -246,7 +270,32 @@ def test_a_loss_in_every_mode(module, loss, mode):
             how(case)
         return
     expected = (plain or how)(Case(loss, reference))
-    torch.testing.assert_close(how(case), expected, rtol=1e-9, atol=1e-12)
+    rtol, atol = (1e-9, 1e-12) if expected.dtype == torch.float64 else (1e-4, 1e-6)
+    torch.testing.assert_close(how(case), expected, rtol=rtol, atol=atol)
+
+
+def test_options_that_change_between_compiled_calls():
+    """Numbers become symbols then, which cannot be looked at as tensors."""
+    torch._dynamo.reset()
+    case, rewards = Case(policy_loss, fast), made(B, T, seed=7).relu()
+
+    @functools.partial(torch.compile, backend="aot_eager", fullgraph=True)
+    def step(x, kl_coef, weight):
+        loss = fast.policy_loss(x, **case.given_beside("tokens"), kl_coef=kl_coef).loss
+        return loss, fast.contrast(rewards, rewards, weight=weight).advantages
+
+    for kl_coef, weight in ((1e-3, 1.0), (5e-4, 2.0), (9e-5, 1e5), (5e-5, 3e4)):
+        loss, advantages = step(case.leaf(), kl_coef, weight)
+        expected = reference.policy_loss(case.x, **case.given_beside("tokens"), kl_coef=kl_coef).loss
+        torch.testing.assert_close(loss.detach(), expected)
+        assert torch.equal(advantages, reference.contrast(rewards, rewards, weight=weight).advantages)
+
+
+def test_under_vmap_what_is_bad_is_named_by_the_op():
+    with pytest.raises(ValueError, match="tokens: expected values in"):
+        func.vmap(fast.token_logps)(torch.zeros(2, 3, 4), torch.full((2, 3), 9))
+    with pytest.raises(ValueError, match="vmap: expected a batch of at least one"):
+        func.vmap(fast.token_logps)(torch.zeros(0, 3, 4), torch.zeros(0, 3, dtype=torch.int64))
 
 
 # ---- selection: it has no derivatives, so that fewer modes say something about it

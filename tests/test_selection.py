@@ -104,6 +104,20 @@ def test_equal_rewards_have_no_advantage(R, normalize, pair, size):
     assert (R.group_advantages(equal, normalize) == 0).all(), equal[0, 0].item()
 
 
+@pytest.mark.parametrize(
+    "rewards, advantages, eps",
+    [
+        # (2 / 3) / sqrt(4 / 3) and its like: no square overflows, or vanishes
+        ([1.5e308, 1.5e308, 0.0], [1 / math.sqrt(3), 1 / math.sqrt(3), -2 / math.sqrt(3)], 1e-6),
+        ([1e-200, 0.0], [math.sqrt(0.5), -math.sqrt(0.5)], 1e-300),
+        ([1e-309, 0.0], [math.sqrt(0.5), -math.sqrt(0.5)], 1e-315),
+    ],
+)
+def test_huge_and_tiny_rewards_by_hand(R, rewards, advantages, eps):
+    got = R.group_advantages(T([rewards], dtype=torch.float64), eps=eps)
+    torch.testing.assert_close(got, T([advantages], dtype=torch.float64), rtol=1e-5, atol=0)
+
+
 @given(any_rewards(least=1, most=6), st.booleans(), st.sampled_from([1e-6, 1e-8, 0.5, 1e6]))
 def test_any_finite_reward_has_a_finite_advantage_or_is_refused(path, rewards, normalize, eps):
     limits = torch.finfo(rewards.dtype if not normalize else torch.float64)
@@ -111,7 +125,7 @@ def test_any_finite_reward_has_a_finite_advantage_or_is_refused(path, rewards, n
     try:
         assert path.group_advantages(rewards, normalize, eps).isfinite().all()
     except ValueError as error:
-        assert "rewards: expected differences from the group's mean" in str(error) and not held
+        assert "rewards: expected values whose differences" in str(error) and not held
 
 
 @pytest.mark.parametrize(
@@ -421,12 +435,12 @@ Z = torch.zeros
         (
             lambda R: R.group_advantages(T([[6e4, -6e4, -6e4]], dtype=torch.float16), normalize=False),
             ValueError,
-            "rewards: expected differences from the group's mean that torch.float16 can hold, got 60000.0 at [0, 0]",
+            "rewards: expected values whose differences torch.float16 can hold, got 60000.0 at [0, 0]",
         ),
         (
             lambda R: R.group_advantages(T([[0.0, 0.0], [1.5e308, -1.5e308]], dtype=torch.float64)),
             ValueError,
-            "rewards: expected differences from the group's mean that torch.float64 can hold, got 1.5e+308 at [1, 0]",
+            "rewards: expected values whose differences torch.float64 can hold, got 1.5e+308 at [1, 0]",
         ),
         (lambda R: R.contrast(Z(1, 2), T([[0.0, math.nan]])), ValueError, "scores: expected values that can be ranked"),
         (
@@ -438,6 +452,10 @@ Z = torch.zeros
             lambda R: R.contrast(Z(1, 2), Z(1, 2), tie_break=T([[0.0, math.nan]])),
             ValueError,
             "tie_break: expected values",
+        ),
+        *(
+            (lambda R, d=d, w=w: R.contrast(Z(1, 2).to(d), Z(1, 2), weight=w), TypeError, "rewards: expected float32")
+            for d, w in ((torch.complex64, 1e5), (torch.int8, 1e-5), (torch.int64, 1.0))
         ),
         (lambda R: R.contrast(Z(1, 2), Z(1, 2), weight=0), ValueError, "weight: expected a finite number > 0, got 0"),
         (lambda R: R.contrast(Z(1, 2), Z(1, 2), weight="1"), TypeError, "weight: expected a number, got str"),

@@ -337,6 +337,27 @@ def test_every_law_is_in_the_table():
     assert list(BROKEN) == list(testing.LAWS) or set(BROKEN) == set(testing.LAWS)
 
 
+def grpo_in_float32(rewards, normalize=True, eps=1e-6):
+    """As trainers have it: not wrong, only rounded more than the reference."""
+    r = rewards.detach()
+    r = r.float() if r.dtype in (torch.float16, torch.bfloat16) else r
+    if r.shape[1] <= 1 or not len(r):
+        advantages = r / (1 + eps) if normalize else r
+    else:
+        gap = r - r.mean(dim=1, keepdim=True)
+        gap = torch.where((r == r[:, :1]).all(dim=1, keepdim=True), 0.0, gap)
+        advantages = gap / (r.std(dim=1, keepdim=True) + eps) if normalize else gap
+    return advantages.to(rewards.dtype)
+
+
+def test_what_is_only_rounded_more_breaks_no_law_about_it():
+    """But for rewards whose sum or squares float32 cannot hold, which the laws on agreement, and on finite answers, draw too."""
+    laws = "form by_hand pure locality concatenation permutation strides equal_rewards learnable dtype".split()
+    report = testing.check(grpo_in_float32, kind="group_advantages", laws=laws, examples=300)
+    broken = {outcome.law: outcome.message for outcome in report.outcomes if outcome.status == "BROKEN"}
+    assert not broken, report
+
+
 @pytest.mark.parametrize("law", BROKEN)
 def test_a_law_bites(law):
     kind, variant = BROKEN[law]

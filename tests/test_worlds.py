@@ -176,6 +176,12 @@ def test_an_index_file_finds_its_csv_files(tmp_path, monkeypatch, paths, index):
         assert (again.name, rows_of(again.test)) == (name, rows_of(world.test))
 
 
+def test_an_index_file_behind_a_link(tmp_path):
+    write_files(tmp_path / "data", *checkout("Toys", "Games"))
+    (tmp_path / "link").symlink_to(tmp_path / "data" / "index")
+    assert load_world(tmp_path / "link" / "Toys.index.json").name == "Toys"
+
+
 def test_an_index_file_without_a_train_file(tmp_path):
     paths = checkout("Toys", "Games", splits=("valid", "test"))
     world = load_world(write_files(tmp_path, *paths, "train/Games_5_2016-10-2018-11.csv") / "index" / "Toys.index.json")

@@ -114,6 +114,7 @@ inline void check_logits(const at::Tensor& logits, const at::Tensor& tokens, con
   TORCH_CHECK_VALUE(logits.dim() >= 2, "logits: expected shape (..., T, V), got ", logits.sizes());
   check_sizes(tokens, logits.sizes().slice(0, logits.dim() - 1), "tokens");
   check_device(tokens, logits, "tokens");
+  TORCH_CHECK_VALUE(logits.size(-1) > 0 || tokens.numel() == 0, "logits: expected a vocabulary, got ", logits.sizes());
   if (!mask) return;
   TORCH_CHECK_TYPE(mask->scalar_type() == at::kBool, "mask: expected torch.bool");
   check_sizes(*mask, tokens.sizes(), "mask");

@@ -59,7 +59,7 @@ at::Tensor group_advantages(const at::Tensor& rewards, bool normalize, double ep
         row[i] = static_cast<scalar_t>(normalize ? gap / (std + eps / unit) : gap * unit);
         bad += !std::isfinite(static_cast<double>(row[i]));
       }
-      TORCH_CHECK_VALUE(bad == 0, "rewards: expected differences from the group's mean that ", out.scalar_type(), " can hold");
+      TORCH_CHECK_VALUE(bad == 0, "rewards: expected values whose differences ", out.scalar_type(), " can hold");
     });
   });
   return out;

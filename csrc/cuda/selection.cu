@@ -180,7 +180,7 @@ __global__ void normalize_kernel(int64_t count, int64_t g, Matrix rewards, bool 
       const double gap = place(i) - mean;
       write(out, rewards.dtype, q * g + i, normalize ? gap / (deviation + eps / unit) : gap * unit);
       RECAST_REFUSE_UNLESS(std::isfinite(read(out, rewards.dtype, q * g + i)),
-                           "rewards: expected differences from the group's mean that their dtype can hold");
+                           "rewards: expected values whose differences their dtype can hold");
     }
   }
 }

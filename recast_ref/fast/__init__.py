@@ -7,12 +7,16 @@ What the values mean is said in the reference; here each function says what make
 same words.
 
 The losses have a gradient and no other derivative: forward mode and second derivatives are refused (``NotImplementedError``), and
-the reference has them. ``torch.func.grad``, ``jacrev`` and ``vmap`` work; ``vmap`` makes a call for each of the batch.
+the reference has them. ``torch.func.grad``, ``jacrev`` and ``vmap`` work; ``vmap`` makes a call for each of the batch. Under
+``torch.compile``, transform what is compiled, ``grad(compile(f))`` and not the other way round, and clone what was made under
+``inference_mode`` before it is given to a compiled function.
 
 On a CUDA device nothing waits for the device, so that calls can be captured in a CUDA graph. Types, shapes and devices are
 checked as on the CPU; a bad *value* (a NaN reward, a token outside the vocabulary) stops the kernel with a message on stderr,
 as PyTorch's own indexing does, and the next CUDA call raises. Sums go in a fixed order: the same input gives the same bits.
 """
+
+import contextlib
 
 import torch
 
@@ -38,6 +42,12 @@ def build_info():
     return _library.build_info()
 
 
+def _name_it(check, *arguments, **options):
+    """Raises the error in the words of the checks. What they cannot look at, under ``vmap``, they leave to the op's own words."""
+    with contextlib.suppress(RuntimeError):
+        check(*arguments, **options)
+
+
 def structural_scores(predictions, targets):
     """:func:`recast_ref.reference.structural_scores` as one loop over the responses, which stops at the first code that
     differs and makes no ``(Q, G, M, K, L)`` intermediate; parallel over responses."""
@@ -45,7 +55,7 @@ def structural_scores(predictions, targets):
     try:
         return ops.structural_scores(predictions, targets)
     except REFUSED:
-        checks.sid_tensors(predictions, targets)
+        _name_it(checks.sid_tensors, predictions, targets)
         raise
 
 
@@ -55,7 +65,7 @@ def hit_rewards(predictions, targets):
     try:
         return ops.hit_rewards(predictions, targets)
     except REFUSED:
-        checks.sid_tensors(predictions, targets)
+        _name_it(checks.sid_tensors, predictions, targets)
         raise
 
 
@@ -65,7 +75,7 @@ def group_regimes(rewards):
     try:
         return ops.group_regimes(rewards)
     except REFUSED:
-        checks.reward_tensor(rewards)
+        _name_it(checks.reward_tensor, rewards)
         raise
 
 
@@ -88,7 +98,7 @@ def repair(rewards, scores, repairable=None, tie_break=None):
     try:
         return Repair(*ops.repair(rewards, scores, repairable, tie_break))
     except REFUSED:
-        checks.group_tensors(rewards, scores, repairable, tie_break)
+        _name_it(checks.group_tensors, rewards, scores, repairable, tie_break)
         raise
 
 
@@ -99,7 +109,7 @@ def contrast(rewards, scores, weight=1.0, negative_weight=None, tie_break=None):
     try:
         return Contrast(*ops.contrast(rewards, scores, *weights, tie_break))
     except REFUSED:
-        checks.group_tensors(rewards, scores, tie_break=tie_break)
+        _name_it(checks.group_tensors, rewards, scores, tie_break=tie_break)
         raise
 
 
@@ -111,7 +121,7 @@ def recast(rewards, scores, repairable=None, weight=1.0, negative_weight=None, t
     try:
         return ReCast(*ops.recast(rewards, scores, repairable, *weights, tie_break))
     except REFUSED:
-        checks.group_tensors(rewards, scores, repairable, tie_break)
+        _name_it(checks.group_tensors, rewards, scores, repairable, tie_break)
         raise
 
 
@@ -123,7 +133,7 @@ def recast_from_sids(predictions, targets, weight=1.0, negative_weight=None, tie
     try:
         return ReCast(*ops.recast_from_sids(predictions, targets, *weights, tie_break))
     except REFUSED:
-        checks.sid_tensors(predictions, targets, tie_break)
+        _name_it(checks.sid_tensors, predictions, targets, tie_break)
         raise
 
 
@@ -133,7 +143,7 @@ def branch_mask(positive_tokens, negative_tokens):
     try:
         return ops.branch_mask(positive_tokens, negative_tokens)
     except REFUSED:
-        checks.branch_tensors(positive_tokens, negative_tokens)
+        _name_it(checks.branch_tensors, positive_tokens, negative_tokens)
         raise
 
 
@@ -146,7 +156,7 @@ def token_logps(logits, tokens):
     try:
         return differentiable.token_logps(logits, tokens, None, False)[0]
     except REFUSED:
-        checks.logit_tensors(logits, tokens)
+        _name_it(checks.logit_tensors, logits, tokens)
         raise
 
 
@@ -170,7 +180,7 @@ def policy_loss(
     try:
         return PolicyLoss(*differentiable.policy_loss(*tensors, *options))
     except REFUSED:
-        checks.loss_tensors(*tensors)
+        _name_it(checks.loss_tensors, *tensors)
         raise
 
 
@@ -213,5 +223,5 @@ def logits_loss(
         # The mask as it came, so that one of anything but 0 and 1 is refused.
         return PolicyLoss(*differentiable.policy_loss(logps, *rest, *options))
     except REFUSED:
-        checks.logits_loss_tensors(logits, tokens, *rest)
+        _name_it(checks.logits_loss_tensors, logits, tokens, *rest)
         raise

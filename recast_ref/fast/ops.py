@@ -206,6 +206,8 @@ def _one_by_one(function):
     """A rule for vmap: a call for each of the batch."""
 
     def rule(info, in_dims, *arguments):
+        if info.batch_size == 0:
+            raise ValueError("vmap: expected a batch of at least one")
         answers = [function(*each) for each in _in_turn(info, in_dims, arguments)]
         if isinstance(answers[0], torch.Tensor):
             return torch.stack(answers), 0
@@ -218,18 +220,23 @@ for _name in (*_SELECTION, "token_logps_backward", "policy_loss_backward"):
     torch.library.register_vmap(f"recast::{_name}", _one_by_one(getattr(ops, _name)), lib=_library)
 
 
+def _one_place(*_):
+    raise NotImplementedError(
+        "logits_loss: inplace_backward=True has one place for the gradient, and is asked for several at once; pass "
+        "inplace_backward=False"
+    )
+
+
 def _one_by_one_in_place(info, in_dims, *arguments):
     if in_dims[1] is None:
-        raise NotImplementedError(
-            "logits_loss: inplace_backward=True has one place for the gradient, and is asked for several at once; pass "
-            "inplace_backward=False"
-        )
+        _one_place()
     for each in _in_turn(info, in_dims, arguments):
         ops.token_logps_backward_(*each)
     return None, None
 
 
 torch.library.register_vmap("recast::token_logps_backward_", _one_by_one_in_place, lib=_library)
+torch.library.register_vmap("recast::scale_", _one_place, lib=_library)
 
 
 def _as_function(op, setup, gradient):
@@ -267,16 +274,25 @@ def _final(gradient, *sources):
     return _Final.apply(gradient, *sources) if torch.is_grad_enabled() else gradient
 
 
+def _compiling():
+    """Whether to hand the op itself on. It would drop the tangents of forward mode."""
+    if torch.compiler.is_compiling():
+        if torch.autograd.forward_ad._current_level >= 0:
+            _no_such_derivative()
+        return True
+    return False
+
+
 def token_logps(*inputs):
     """The log-probs and what backward needs, with a gradient."""
-    return ops.token_logps(*inputs) if torch.compiler.is_compiling() else _TokenLogps.apply(*inputs)
+    return ops.token_logps(*inputs) if _compiling() else _TokenLogps.apply(*inputs)
 
 
 def policy_loss(logps, old_logps, advantages, mask, ref_logps, *options):
     """The loss and its parts, with a gradient to ``logps`` alone."""
     constants = (None if x is None else x.detach() for x in (old_logps, advantages, mask, ref_logps))
     inputs = (logps, *constants, *options)
-    return ops.policy_loss(*inputs) if torch.compiler.is_compiling() else _PolicyLoss.apply(*inputs)
+    return ops.policy_loss(*inputs) if _compiling() else _PolicyLoss.apply(*inputs)
 
 
 class LossInPlace(torch.autograd.Function):
@@ -305,7 +321,7 @@ class LossInPlace(torch.autograd.Function):
         ops.scale_(gradient, grad_loss)
         return _final(gradient, grad_loss, logits), *(None,) * 10
 
-    jvp = staticmethod(_no_such_derivative)
+    jvp, vmap = staticmethod(_no_such_derivative), staticmethod(_one_place)
 
 
 def loss_in_place(logits):

@@ -7,7 +7,6 @@ latest few) and ``item_id``. Other columns and other files are ignored.
 
 import csv
 import json
-import os
 import re
 import shlex
 from pathlib import Path
@@ -101,7 +100,7 @@ def files_in(folder, index):
 
 def files_of(index):
     """``{split: CSV file}`` of an index file. There may be none for ``train``."""
-    name, here, above = _name(index), index.parent, Path(os.path.normpath(index.parent / ".."))
+    name, here, above = _name(index), index.parent, index.parent.resolve().parent
     folders = dict.fromkeys([here, *(folder / split for folder in (here, above) for split in SPLITS)])
     there = [path for folder in folders for path in sorted(folder.glob("*.csv"))]
     names = [_name(path) for path in here.glob(f"*{INDEX}")]

@@ -57,14 +57,15 @@ def group_advantages(rewards, normalize=True, eps=1e-6):
 
     Raises:
         TypeError, ValueError: as :func:`group_regimes`; ``normalize`` is no bool; ``eps`` is no number or not > 0; rewards
-            so far apart that no answer is finite: with ``normalize=False`` in their dtype, else in float64.
+            so far apart that float64 cannot hold their differences (with ``normalize=False``: that their dtype cannot).
 
     Source: verl 0.9.1, ``core_algos.compute_grpo_outcome_advantage``.
     """
     reward_tensor(rewards)
     flag("normalize", normalize)
     eps = number("eps", eps, low=0, include_low=False)
-    r, unit = rewards.detach().double(), 1.0
+    r = rewards.detach().double()
+    unit = torch.ones_like(r[:, :1])
     if r.shape[1] > 1 and len(r) > 0:
         # Seen from the lowest reward, in units of the range, equal ones are 0 and no square overflows or vanishes.
         low, high = r.amin(dim=1, keepdim=True), r.amax(dim=1, keepdim=True)
@@ -73,8 +74,8 @@ def group_advantages(rewards, normalize=True, eps=1e-6):
         mean, std = r.mean(dim=1, keepdim=True), r.std(dim=1, keepdim=True)
     else:
         mean, std = 0.0, 1.0
-    advantages = (r - mean) / (std + eps / unit) if normalize else (r - mean) * unit
+    advantages = (r - mean) / (std + torch.full_like(unit, eps) / unit) if normalize else (r - mean) * unit
     advantages = advantages.to(rewards.dtype)
-    wanted = f"differences from the group's mean that {rewards.dtype} can hold"
+    wanted = f"values whose differences {torch.float64 if normalize else rewards.dtype} can hold"
     refuse("rewards", ~advantages.isfinite(), rewards, wanted)
     return advantages

@@ -121,9 +121,6 @@ GRPO = [
     # a hit, a miss, and a penalty for its format: mean 1/6, std sqrt(7/12)
     _grpo([1.0, 0, -0.5], [5 / math.sqrt(21), -1 / math.sqrt(21), -4 / math.sqrt(21)]),
     _grpo([1.0, 0, -0.5], [5 / 6, -1 / 6, -2 / 3], normalize=False),
-    # squares and sums that overflow, even in float64, and squares that vanish
-    _grpo([1.5e308, 1.5e308, 0.0], [1 / math.sqrt(3), 1 / math.sqrt(3), -2 / math.sqrt(3)]),
-    _grpo([1e-200, 0.0], [math.sqrt(0.5), -math.sqrt(0.5)], eps=1e-300),
     # far from 0, where a difference of squares would cancel: (2 / 3) / sqrt(1 / 3)
     _grpo([2.0**20 + 1, 2.0**20, 2.0**20], [2 / math.sqrt(3), -1 / math.sqrt(3), -1 / math.sqrt(3)]),
     # std 1e-6 / sqrt(2), so that the default eps is most of the divisor: 0.5e-6 / (0.7071e-6 + 1e-6)

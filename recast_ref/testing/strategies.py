@@ -11,11 +11,12 @@ from typing import NamedTuple
 import torch
 from hypothesis import strategies as st
 
+from .._checks import AGGREGATES
+
 # What people give for a hit, and for a miss; the strategies draw any other number as well.
 GRADES = ((1.0, 0.5, 3.0), (0.7,), (0.3, 0.95, 1.0, 1e-4))
 PENALTIES = ((0.0,), (-1.0,), (0.0, -0.5), (-0.1,))
 _WIDTHS = {torch.float16: 16, torch.bfloat16: 32, torch.float32: 32, torch.float64: 64}
-AGGREGATES = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum")
 
 
 class Groups(NamedTuple):
