@@ -15,7 +15,7 @@ import torch
 trl = pytest.importorskip("trl", reason="TRL's trainer needs pip install -e '.[test,trl]'")
 
 import trl_tiny as tiny  # noqa: E402
-from datasets import Dataset  # noqa: E402
+from datasets import Dataset, IterableDataset  # noqa: E402
 from transformers import TrainerCallback  # noqa: E402
 from trl import GRPOConfig, GRPOTrainer  # noqa: E402
 from trl_collapse import LEARN, collapse, greedy_hits, logs  # noqa: E402
@@ -802,13 +802,20 @@ def test_a_reward_function_that_does_not_apply_counts_as_nothing(folder):
     assert logs(trainer, "recast/repaired") == [1.0]
 
 
-def test_a_bad_row_of_a_stream_is_named_when_it_comes_up(folder):
-    rows = tiny.rows(8)
-    rows[5]["targets"] = ["B00001"]
-    with pytest.raises(ValueError, match="targets: expected SIDs such as .* got"):
-        tiny.make(
-            folder, data=Dataset.from_list(rows).to_iterable_dataset(), max_steps=8, shuffle_dataset=False
-        ).train()
+@pytest.mark.parametrize(
+    "bad, options, words",
+    [
+        ({"targets": ["B00001"]}, {}, "targets: expected SIDs such as .* got"),
+        ({"targets": tiny.SIDS[:1]}, {"catalogue": tiny.SIDS[1:]}, "targets: <a_0><b_0><c_0> is not in the catalogue"),
+        ({"taste": 5}, {"anchor_column": "taste"}, "taste: expected the whole answer as one text"),
+    ],
+)
+def test_a_bad_row_of_a_stream_is_named_when_it_comes_up(folder, bad, options, words):
+    rows = [{**row, "taste": row["targets"][0]} for row in tiny.rows(8)]
+    rows[5].update(bad)
+    stream = IterableDataset.from_generator(lambda: iter(rows))
+    with pytest.raises(ValueError, match=words):
+        tiny.make(folder, data=stream, max_steps=8, shuffle_dataset=False, **options).train()
 
 
 @pytest.mark.parametrize(
@@ -862,9 +869,7 @@ def test_generation_that_is_constrained_in_another_way_is_refused(folder):
 
 def test_an_evaluation_in_which_a_group_does_not_fit_is_refused(folder):
     rows = Dataset.from_list(tiny.rows(8))
-    trainer = tiny.make(
-        folder, beam_groups=True, num_generations=16, per_device_eval_batch_size=8, eval_dataset=rows
-    )
+    trainer = tiny.make(folder, beam_groups=True, num_generations=16, per_device_eval_batch_size=8, eval_dataset=rows)
     with pytest.raises(ValueError, match="beam_groups: expected whole groups of 16 in a process, got 8 rows"):
         trainer.evaluate()
 
@@ -876,7 +881,7 @@ def test_log_probs_under_the_trie_are_divided_by_the_temperature_in_float32(fold
     logits = 12 * torch.randn(1, 5, len(trainer._tokenizer), generator=torch.Generator().manual_seed(0)).bfloat16()
     found = []
     for given in (logits, logits.float()):
-        model = lambda **_: SimpleNamespace(logits=given)  # noqa: B023, E731
+        model = lambda **_: SimpleNamespace(logits=given)  # noqa: B023
         mask = torch.ones_like(ids)
         found.append(trainer._get_per_token_logps_and_entropies(model, ids, mask, 4, compute_entropy=True)[0])
     assert torch.equal(*found)

@@ -5,7 +5,7 @@ Another import, another config class, a column of targets::
     from recast_ref.trainers.trl import ReCastGRPOConfig, ReCastGRPOTrainer
 
     # rows such as {"prompt": "...", "targets": ["<a_12><b_7><c_201>"]}
-    args = ReCastGRPOConfig("out", num_generations=32, negative_weight=0.2)
+    args = ReCastGRPOConfig("out", num_generations=32, per_device_train_batch_size=256, negative_weight=0.2)
     ReCastGRPOTrainer(model, args=args, train_dataset=dataset, processing_class=tokenizer, catalogue=sids).train()
 
 Where it sits (names are TRL 1.16's, ``trl/trainer/grpo_trainer.py``): ``_generate`` answers once for each generation
@@ -16,16 +16,28 @@ reference (PEFT too) and vLLM-correction passes and the update on them. All else
 Things to know:
 
 * **A logged loss of about 0 is right.** The pair's ``+w`` and ``-w`` cancel at the first update; the gradient does not.
-* **Weights.** The published pair has 1 and 1. A ``negative_weight`` of 0.2 is what was stable where it was measured
-  (``tests/test_trl.py``: a base that knows the format, a catalogue, 80 steps): greedy hits of 0.62 to 0.88 over four seeds, where
-  weights of 1 and 1 gave 0.30 to 0.49 over three.
-* **A catalogue is one option for the sampler and for every log-prob.** Apart they are poison: where only the sampler keeps to
-  the trie, ``-w`` drives mass off it while the sampler still draws those tokens (the same base, four seeds: greedy hits of 0.03
-  to 0.25, KL from 1e3 to 3e6). Constrained generation given in any other way is therefore refused.
+* **Weights.** The published pair has 1 and 1. A ``negative_weight`` of 0.2 was better where it was measured
+  (``python tests/trl_collapse.py 0 1 2``: a base that knows the format, a catalogue, 80 steps, three seeds): greedy
+  hits of 0.64 to 0.95, where weights of 1 and 1 gave 0.41 to 0.77.
+* **A catalogue is one option for the sampler and for every log-prob.** Apart they are poison: where only the sampler
+  keeps to the trie, ``-w`` drives mass off it while the sampler still draws those tokens (the same runs, weights of 1
+  and 1: greedy hits of 0.02 to 0.19 and a KL of 4e3 to 1.5e5, where both under the trie kept it below 2).
+  Constrained generation given in any other way is therefore refused. ``top_k``, ``top_p`` and ``min_p`` are not, as in
+  TRL, but they cut the sampler alone too: leave them off.
+* **Batch size.** Make ``per_device_train_batch_size`` a multiple of ``num_generations``: it is cut to two rows a group.
+  With smaller ones and ``gradient_accumulation_steps``, each must hold two rows at least, and filler that is run but
+  not learned from takes the saving away: compare ``recast/rows_run`` with ``recast/actor_rows``.
+* **Rewards.** A group without a miss is skipped, so a reward that is above 0 for every answer, such as a bonus for the
+  format, leaves nothing to learn from (``recast/skipped`` is 1): let a miss have 0 or less. NaN or None of one function
+  does not count, as in TRL; an answer for which all say so raises, and so does infinity. Codes that were added to the
+  tokenizer as special tokens are not in the text of ``completions``: read ``completion_ids`` there.
+* **Thoughts.** What stands in ``<think>`` names nothing, be it opened by the answer or by the prompt's template. An
+  anchor keeps the thought of the answer that it replaces if that has ended; else it has none
+  (:meth:`~recast_ref.trainers.sids.Sids.overwrite`).
 * **Logs.** TRL's ``reward`` and ``frac_reward_zero_std`` are of all answers, before repair. Beside them, of each
   generation batch: ``recast/all_zero``, ``single_hit``, ``multi_hit``, ``repaired``, ``skipped``, ``contradicted``
-  (shares of the groups), ``recast/actor_rows`` (rows that are learned from), ``recast/repaired/<segment>`` (share of
-  that segment's groups).
+  (shares of the groups), ``recast/actor_rows`` (rows that are learned from), ``recast/rows_run`` (those and filler),
+  ``recast/repaired/<segment>`` (share of that segment's groups).
 * **Denominators.** Skipped groups pay neither loss nor KL and count nowhere. Losses that average over rows average
   over the kept rows of the generation batch, those that average over tokens over their tokens.
 * Evaluation is plain GRPO's. Resuming starts a new generation batch, as TRL's own trainer does.
@@ -72,13 +84,13 @@ CONSTRAINTS = {
     *("prefix_allowed_tokens_fn", "logits_processor", "forced_bos_token_id", "forced_eos_token_id", "guidance_scale"),
     *("allowed_token_ids", "structured_outputs", "guided_decoding", "logit_bias", "bad_words", "logits_processors"),
 }
-RESHAPED = {"repetition_penalty", "no_repeat_ngram_size", "min_new_tokens", "min_length"}  # what the trie allows
-NEUTRAL = {"guidance_scale": 1, "repetition_penalty": 1, "no_repeat_ngram_size": 0, "min_new_tokens": 0, "min_length": 0}
+RESHAPING = {"repetition_penalty": 1, "no_repeat_ngram_size": 0, "min_new_tokens": 0, "min_length": 0}
+NEUTRAL = {**RESHAPING, "guidance_scale": 1}  # values that do nothing
 WHOLE = "expected whole groups of {} in a process"
 BEAMS = {"num_beams", "num_beam_groups", "num_return_sequences", "do_sample"}
 APART = (
     "an option of the sampler alone makes log-probs, over the whole vocabulary, drive mass to where the sampler never "
-    "goes (measured after 80 steps: most hits lost, KL up to 3e6); give the trainer catalogue=, which is for both"
+    "goes (measured after 80 steps: most hits lost, KL up to 1.5e5); give the trainer catalogue=, which is for both"
 )
 
 
@@ -198,19 +210,20 @@ class ReCastGRPOTrainer(GRPOTrainer):
     Args:
         model, reward_funcs, args, ...: as of ``GRPOTrainer``; ``args`` is a :class:`ReCastGRPOConfig`. Without
             ``reward_funcs`` the reward is 1 for an answer that names a target, else 0. A hit is a weighted sum of
-            rewards above 0. A function may answer ``None`` where it does not apply, as in TRL, but not all of them for
-            one answer.
-        catalogue: the SIDs that may be named, as a list of texts, each a whole answer: generation keeps to their trie,
-            and every log-prob is of the softmax over what the trie allows. An answer is then one of them, and EOS.
+            rewards above 0. A function may answer ``None`` (or NaN) where it does not apply, as in TRL, but not all of
+            them for one answer.
+        catalogue: the SIDs that may be named, as a list of texts, each a whole answer with one SID and, it may be,
+            text around it: generation keeps to their trie, and every log-prob is of the softmax over what the trie
+            allows. An answer is then one of them, and EOS, and so is an anchor.
 
     Raises:
         ImportError: on import, with another TRL than the tested ones.
         ValueError: targets that are no SIDs, that the tokenizer cannot write, that do not fit in
             ``max_completion_length`` or are not in the catalogue (of a streamed dataset this is seen when the row
             comes up, and so is an anchor of ``anchor_column`` that names no target or does not fit); tools,
-            environments, images; constrained generation other than by ``catalogue``. While training: a NaN or infinite
-            reward, and an answer for which every function answered ``None``. A row without targets is no error: it is
-            not repaired.
+            environments, images; constrained generation other than by ``catalogue``; a catalogue in which two texts
+            name the same SID. While training: an infinite reward, and an answer for which every function answered
+            ``None`` or NaN. A row without targets is no error: it is not repaired.
     """
 
     _tag_names = ["trl", "grpo", "recast"]
@@ -254,9 +267,9 @@ class ReCastGRPOTrainer(GRPOTrainer):
         if options & CONSTRAINTS:
             yield f"model.generation_config: {sorted(options & CONSTRAINTS)}: {APART}"
         options |= _set({"repetition_penalty": args.repetition_penalty}) | _set(args.generation_kwargs)
-        if bounded and options & RESHAPED:
+        if bounded and options & RESHAPING.keys():
             yield (
-                f"{sorted(options & RESHAPED)} (of args, generation_kwargs or model.generation_config): the catalogue "
+                f"{sorted(options & RESHAPING.keys())} (of args, generation_kwargs or model.generation_config): the catalogue "
                 "says what may follow, and the log-probs know of nothing else; leave them out"
             )
         if bounded and args.beam_groups and items < self.num_generations:
@@ -290,29 +303,24 @@ class ReCastGRPOTrainer(GRPOTrainer):
             wanted = list(dict.fromkeys(sid for given in column for sid in self._targets(given)))
             self._encode_checked(name, [self._sids.write(sid) for sid in wanted])
             for sid in wanted if catalogue is not None else ():
-                if sid not in self._items:
-                    raise ValueError(
-                        f"{name}: {self._sids.write(sid)} is not in the catalogue, so it can never be named"
-                    )
+                self._item(sid)
 
     def _check_columns(self):
         """Whether the datasets have the columns that are asked for; a stream may not know its own."""
         args, wanted = self.args, []
         if args.arm != "grpo":
             columns = ("targets_column", "anchor_column", "segment_column")
-            wanted += [("train_dataset", self.train_dataset, option) for option in columns]
-        if self.hit_reward in self.reward_funcs and self.eval_dataset is not None:
-            several = isinstance(self.eval_dataset, dict)
-            for dataset in self.eval_dataset.values() if several else [self.eval_dataset]:
-                wanted.append(("eval_dataset", dataset, "targets_column"))
+            wanted = [("train_dataset", self.train_dataset, option) for option in columns]
+        if self.hit_reward in self.reward_funcs:
+            several = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
+            wanted += [("eval_dataset", dataset, "targets_column") for dataset in several.values()]
         for which, dataset, option in wanted:
             name, known = getattr(args, option), getattr(dataset, "column_names", None)
             if name and known and name not in known:
                 raise ValueError(f"{option}: no column {name!r} in the {which}, only {known}")
-        if args.arm != "grpo" and args.anchor_column and isinstance(self.train_dataset, Dataset):
-            for given in self.train_dataset[args.anchor_column]:
-                if given is not None:
-                    _anchor_text(args.anchor_column, given)
+            if option == "anchor_column" and name and isinstance(dataset, Dataset):
+                for given in filter(None, dataset[name]):  # a row that is not repaired needs none
+                    _anchor_text(name, given)
 
     def _encode_catalogue(self, texts):
         """Token ids of each item by the SID that it names."""
@@ -328,6 +336,14 @@ class ReCastGRPOTrainer(GRPOTrainer):
                     "would be one on the other; give sid_template if yours has more levels"
                 )
         return {sid: ids for sid, (_, ids) in items.items()}
+
+    def _item(self, sid):
+        """The catalogue's own answer for a target, as token ids."""
+        if sid not in self._items:
+            raise ValueError(
+                f"{self.args.targets_column}: {self._sids.write(sid)} is not in the catalogue, so it can never be named"
+            )
+        return self._items[sid]
 
     def _encode_checked(self, name, texts):
         """Token ids of texts, each of which names a SID, is read back from them, and fits."""
@@ -461,26 +477,31 @@ class ReCastGRPOTrainer(GRPOTrainer):
 
     def _anchor(self, row, answer, sid):
         """The ground truth as token ids, in place of an answer."""
-        given = self._batch.inputs[row].get(self.args.anchor_column)
         thinking, limit = self._thinking is not None and self._thinking[row], self.max_completion_length
         ends = [self._tokenizer.eos_token_id, *self.eos_token_ids]
         if self.args.anchor_column:
-            ids = self._encode([_anchor_text(self.args.anchor_column, given)])[0]
-            if sid not in self._sids.read_ids(self._tokenizer, [ids], [thinking])[0]:
-                raise ValueError(
-                    f"{self.args.anchor_column}: expected an answer that names {self._sids.write(sid)}, the row's "
-                    f"first target, after its thought if any, got {given!r}"
-                )
-            if ids[-1] not in ends:
-                ids = (ids + ends[:1])[: max(limit, len(ids))]
-            nodes = None if self._trie is None else self._trie.paths(torch.tensor([ids], device=self.accelerator.device))
-            if nodes is not None and (nodes < 0).any():
-                raise ValueError(f"the anchor {self._tokenizer.decode(ids)!r} is not an answer of the catalogue")
+            ids = self._given_anchor(self._batch.inputs[row][self.args.anchor_column], sid, ends, thinking)
         elif self._trie is not None:
-            ids = (self._items[sid] + ends[:1])[:limit]
+            ids = (self._item(sid) + ends[:1])[:limit]
         else:
             ids = self._sids.overwrite(self._tokenizer, answer, sid, ends, limit, thinking)
         self._check_length(ids, f"the anchor {self._tokenizer.decode(ids)!r}")
+        return ids
+
+    def _given_anchor(self, given, sid, ends, thinking):
+        """A cell of ``anchor_column`` as token ids, with EOS."""
+        name = self.args.anchor_column
+        ids = self._encode([_anchor_text(name, given)])[0]
+        if sid not in self._sids.read_ids(self._tokenizer, [ids], [thinking])[0]:
+            raise ValueError(
+                f"{name}: expected an answer that names {self._sids.write(sid)}, the row's first target"
+                f"{', after the end of the thought that the prompt opens' * thinking}, got {given!r}"
+            )
+        if ids[-1] not in ends:  # cut at the limit as a sampled answer is
+            ids = (ids + ends[:1])[: max(self.max_completion_length, len(ids))]
+        device = self.accelerator.device
+        if self._trie is not None and (self._trie.paths(torch.tensor([ids], device=device)) < 0).any():
+            raise ValueError(f"{name}: {given!r} is not an answer of the catalogue")
         return ids
 
     def _level(self, pairs, lengths):
@@ -571,9 +592,8 @@ class ReCastGRPOTrainer(GRPOTrainer):
 
     def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, *args, **options):
         if self._trie is not None:
-            model = _OnTheTrie(
-                model, self._trie, logits_to_keep, self.temperature, self.args.entropy_coef or self.args.use_adaptive_entropy
-            )
+            bonus = bool(self.args.entropy_coef or self.args.use_adaptive_entropy)
+            model = _OnTheTrie(model, self._trie, logits_to_keep, self.temperature, entropy_gradient=bonus)
         return super()._get_per_token_logps_and_entropies(
             model, input_ids, attention_mask, logits_to_keep, *args, **options
         )
@@ -595,9 +615,9 @@ class _OnTheTrie:
     """A model as TRL calls one that has its fused head (``trl.trainer.utils.add_fused_lm_head``), with log-probs of the
     softmax over what the trie allows."""
 
-    def __init__(self, model, trie, answer, temperature, entropy_gradient=True):
+    def __init__(self, model, trie, answer, temperature, entropy_gradient):
         self.model, self.trie, self.answer, self.temperature = model, trie, answer, temperature
-        self.entropy_gradient = bool(entropy_gradient)
+        self.entropy_gradient = entropy_gradient
 
     def __call__(self, input_ids, labels, fused_lm_head, **inputs):
         # The logits before each token of the answer; the last is about what would come next.
