@@ -21,12 +21,12 @@ Things to know:
   hits of 0.64 to 0.95, where weights of 1 and 1 gave 0.41 to 0.77.
 * **A catalogue is one option for the sampler and for every log-prob.** Apart they are poison: where only the sampler
   keeps to the trie, ``-w`` drives mass off it while the sampler still draws those tokens (the same runs, weights of 1
-  and 1: greedy hits of 0.02 to 0.19 and a KL of 4e3 to 1.5e5, where both under the trie kept it below 2).
+  and 1: greedy hits of 0.02 to 0.19 and a logged KL of up to 4e3 to 1.5e5, where both under the trie kept it below 2).
   Constrained generation given in any other way is therefore refused. ``top_k``, ``top_p`` and ``min_p`` are not, as in
   TRL, but they cut the sampler alone too: leave them off.
 * **Batch size.** Make ``per_device_train_batch_size`` a multiple of ``num_generations``: it is cut to two rows a group.
-  With smaller ones and ``gradient_accumulation_steps``, each must hold two rows at least, and filler that is run but
-  not learned from takes the saving away: compare ``recast/rows_run`` with ``recast/actor_rows``.
+  Where a group is spread over smaller batches, each of them still runs two rows at least, most of them filler that
+  nothing is learned from, and the saving is gone: compare ``recast/rows_run`` with ``recast/actor_rows``.
 * **Rewards.** A group without a miss is skipped, so a reward that is above 0 for every answer, such as a bonus for the
   format, leaves nothing to learn from (``recast/skipped`` is 1): let a miss have 0 or less. NaN or None of one function
   does not count, as in TRL; an answer for which all say so raises, and so does infinity. Codes that were added to the
@@ -267,10 +267,11 @@ class ReCastGRPOTrainer(GRPOTrainer):
         if options & CONSTRAINTS:
             yield f"model.generation_config: {sorted(options & CONSTRAINTS)}: {APART}"
         options |= _set({"repetition_penalty": args.repetition_penalty}) | _set(args.generation_kwargs)
-        if bounded and options & RESHAPING.keys():
+        reshaping = sorted(options & RESHAPING.keys())
+        if bounded and reshaping:
             yield (
-                f"{sorted(options & RESHAPING.keys())} (of args, generation_kwargs or model.generation_config): the catalogue "
-                "says what may follow, and the log-probs know of nothing else; leave them out"
+                f"{reshaping} (of args, generation_kwargs or model.generation_config): the catalogue says what may "
+                "follow, and the log-probs know of nothing else; leave them out"
             )
         if bounded and args.beam_groups and items < self.num_generations:
             yield f"beam_groups: {self.num_generations} different beams need as many items, the catalogue has {items}"
