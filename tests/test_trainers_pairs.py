@@ -313,6 +313,9 @@ class Letters:
     def encode(self, text):
         return [self._id(word) for word in re.findall(f"{self.pieces}|.", text, re.DOTALL)]
 
+    def __call__(self, text, **_):
+        return {"input_ids": self.encode(text)}
+
     def _id(self, word):
         if word not in self.words:
             self.words.append(word)
@@ -334,6 +337,26 @@ def test_token_ids_are_read_through_their_text(drawn, tokenizer):
         start, end = found
         assert tokenizer.batch_decode([ids[start:end]]) == [sids.write(named[-1])]
         assert sids.read_ids(tokenizer, [ids[:start]])[0] == named[:-1]
+
+
+SHARED = Letters(r"<\|\w+\|>|</?think>|[ \n]<|>[.<]|.")  # tokens that hold characters around a SID too
+
+
+@given(written(), st.sampled_from([Letters(), Letters("(?!x)x"), SHARED]), st.data())
+def test_what_stands_around_the_sid_that_gives_way_stays(drawn, tokenizer, data):
+    sids, named, text = drawn
+    assume(named)
+    sid = data.draw(st.tuples(*[codes] * sids.levels))
+    end = tokenizer._id("<|end|>")
+    anchor = sids.overwrite(tokenizer, tokenizer.encode(text), sid, [end], limit=10**6)
+    before = text[: text.rindex(sids.write(named[-1]))]
+    assert tokenizer.batch_decode([anchor])[0].startswith(before + sids.write(sid)) and anchor[-1] == end
+
+
+def test_a_token_that_the_sid_shares_with_text_around_it_is_written_again():
+    answer, end = SHARED.encode("ok</think> <a_3>."), SHARED._id("<|end|>")
+    anchor = Sids("<a_{}>").overwrite(SHARED, answer, (7,), [end], limit=100)
+    assert SHARED.batch_decode([anchor]) == ["ok</think> <a_7>.<|end|>"]
 
 
 # ---- the trie
@@ -403,6 +426,8 @@ def test_logps_are_those_of_the_softmax_over_what_is_allowed(answers, data):
     (logps.sum() + entropies.sum()).backward()
     outside = ~trie.allowed(nodes, 7)
     assert logits.grad.isfinite().all() and (logits.grad[outside] == 0).all()
+    again = trie.logps(logits, nodes, T(answer), entropy_gradient=False)
+    assert torch.equal(again[0], logps) and torch.equal(again[1], entropies) and not again[1].requires_grad
     half = trie.logps(logits.detach().half(), nodes, T(answer))[0]
     assert half.dtype == torch.float32
 

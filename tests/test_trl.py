@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,12 +15,13 @@ import torch
 trl = pytest.importorskip("trl", reason="TRL's trainer needs pip install -e '.[test,trl]'")
 
 import trl_tiny as tiny  # noqa: E402
-from datasets import Dataset  # noqa: E402
+from datasets import Dataset, IterableDataset  # noqa: E402
 from transformers import TrainerCallback  # noqa: E402
 from trl import GRPOConfig, GRPOTrainer  # noqa: E402
+from trl_collapse import LEARN, collapse, greedy_hits, logs  # noqa: E402
 
 from recast_ref import reference  # noqa: E402
-from recast_ref.trainers.sids import OnlyTheTrie, pad_sids  # noqa: E402
+from recast_ref.trainers.sids import pad_sids  # noqa: E402
 from recast_ref.trainers.trl import ReCastGRPOConfig, ReCastGRPOTrainer  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -36,10 +38,6 @@ def folder(tmp_path_factory):
     yield tmp_path_factory.mktemp("trl")
     gc.unfreeze()
     torch.set_num_threads(threads)
-
-
-def logs(trainer, name):
-    return [entry[name] for entry in trainer.state.log_history if name in entry]
 
 
 def different(completion_ids, **_):
@@ -443,29 +441,6 @@ def test_beam_groups_are_different_answers(folder):
 # ---- learning
 
 
-def greedy_hits(trainer, catalogue=None):
-    """The share of 128 other prompts to which the likeliest answer is the target."""
-    rows, tokenizer = tiny.rows(128, seed=1), trainer._tokenizer
-    model = trainer.accelerator.unwrap_model(trainer.model).eval()
-    enc = tokenizer([row["prompt"] for row in rows], return_tensors="pt")["input_ids"]
-    extra = {"logits_processor": [OnlyTheTrie(trainer._trie)]} if catalogue else {}
-    out = model.generate(input_ids=enc, attention_mask=torch.ones_like(enc), max_new_tokens=3, do_sample=False, **extra)
-    model.train()
-    texts = tokenizer.batch_decode(out[:, enc.shape[1] :])
-    return sum(text == row["targets"][0] for text, row in zip(texts, rows)) / len(rows)
-
-
-LEARN = {
-    "per_device_train_batch_size": 128,
-    "max_steps": 80,
-    "learning_rate": 3e-3,
-    "optim": "adamw_torch",
-    "max_grad_norm": 1.0,
-    "beta": 0.001,
-    "logging_steps": 10,
-}
-
-
 def test_an_all_zero_start_becomes_learnable(folder):
     """From random weights, in a vocabulary where an answer hits by chance once in 10^7, GRPO stays where it is."""
     words = tiny.CODES + [f"<z_{i}>" for i in range(200)]
@@ -480,43 +455,13 @@ def test_an_all_zero_start_becomes_learnable(folder):
     assert hits["grpo"] == 0 and hits["recast"] > 0.4
 
 
-class SamplerOnly(ReCastGRPOTrainer):
-    """The catalogue for the sampler alone, with log-probs over the whole vocabulary, as elsewhere."""
-
-    def _get_per_token_logps_and_entropies(self, *arguments, **options):
-        return GRPOTrainer._get_per_token_logps_and_entropies(self, *arguments, **options)
-
-
-def knows_the_format(folder):
-    """The tiny model after a while of random histories followed by a random item and EOS: hits stay at chance."""
-    trainer = tiny.make(folder)
-    model, tokenizer = trainer.model.train(), tiny.tokenizer_of(tiny.CODES)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    draw = torch.Generator().manual_seed(7)
-    for _ in range(100):
-        items = torch.randint(len(tiny.SIDS), (64, 5), generator=draw).tolist()
-        ids = torch.tensor(tokenizer(["".join(tiny.SIDS[i] for i in row) + "<eos>" for row in items])["input_ids"])
-        loss = model(input_ids=ids, labels=ids.clone().index_fill(1, torch.arange(12), -100)).loss
-        optimizer.zero_grad(), loss.backward(), optimizer.step()
-    path = folder / "format" / Path(model.config._name_or_path).name
-    model.save_pretrained(path), tokenizer.save_pretrained(path)
-    return folder / "format"
-
-
 def test_a_catalogue_for_the_sampler_alone_collapses_and_for_both_it_does_not(folder):
-    """80 steps from a base that knows the format, at the published weights; with a negative weight of 0.2 it learns."""
-    base = knows_the_format(folder)
-    found = {}
-    for name, cls, options in (
-        ("sampler only", SamplerOnly, {}),
-        ("both, 0.2", ReCastGRPOTrainer, {"negative_weight": 0.2}),
-    ):
-        trainer = tiny.make(base, cls, catalogue=tiny.SIDS, **LEARN, **options)
-        trainer.train()
-        found[name] = greedy_hits(trainer, tiny.SIDS), max(logs(trainer, "kl"))
+    """``python tests/trl_collapse.py`` has more seeds."""
+    found = {name: (hits, divergence) for name, hits, divergence in collapse(folder, seed=0)}
     print("greedy hits and largest KL:", found)
-    hits, divergence = zip(*found.values())  # seen over four seeds: hits of 0.25 or less, and 0.62 or more
-    assert hits[1] > hits[0] + 0.1 and divergence[0] > 50 and divergence[1] < 10
+    hits, divergence = zip(*found.values())  # sampler only; both at 1 and 1; both at 1 and 0.2
+    assert min(hits[1:]) > hits[0] + 0.1
+    assert divergence[0] > 50 and max(divergence[1:]) < 10
 
 
 # ---- several processes, LoRA, resuming
@@ -591,6 +536,10 @@ def test_resuming_is_as_exact_as_in_trl(folder, tmp_path):
         ("<a_3><b_1><c_1><a_1><b_1><c_1><eos>", "<a_3><b_1><c_1>{}<eos>"),  # the last of several
         ("<think></think><a_1><b_1><c_1>", "<think></think>{}<eos>"),
         ("<think><a_1><b_1><c_1><a_2><b_2><c_2><a_1>", "{}<eos>"),  # a thought without an answer
+        ("<think><a_1></think><|sid_begin|><eos>", "<think><a_1></think>{}<eos>"),  # a thought, and no SID
+        ("<a_1><b_1><c_1><|sid_end|><eos>", "{}<|sid_end|><eos>"),  # as MiniOneRec's line break
+        ("<a_1><b_1><c_1><|sid_end|>", "{}<eos>"),  # it was cut
+        ("<a_1><b_1><c_1><a_1><a_1><a_1><a_1><eos>", "{}<eos>"),  # longer than a SID
         (
             "<think><think><think><think><think></think><a_1><b_1><c_1>",
             "<think><think><think><think><think></think>{}",
@@ -609,6 +558,66 @@ def test_the_anchor_is_the_target_in_place_of_the_last_sid(folder, answer, ancho
     trainer.train()
     texts = [tiny.tokenizer_of(words).decode(ids) for _, ids, mask in trainer.batches[0]["kept"] if all(mask)]
     assert texts == [anchor.format(target), answer] * 4
+
+
+def kept_texts(trainer, words):
+    """Of the first generation batch, the rows that count: positives and negatives in turn."""
+    return [tiny.tokenizer_of(words).decode(ids) for _, ids, mask in trainer.batches[0]["kept"] if all(mask)]
+
+
+def test_the_anchor_ends_as_the_answer_did(folder):
+    """A model may have several ends; TRL takes them from its generation_config."""
+    words = tiny.CODES + tiny.MARKS
+    for answer, end in (("<a_1><b_1><c_1><|sid_end|>", "<|sid_end|>"), ("<a_1><b_1><c_1><|sid_begin|>", "<eos>")):
+        trainer = tiny.make(folder, Recorded, words=words, rollout_func=tiny.dictated(lambda p, i: answer, words))
+        trainer.eos_token_ids = [*trainer._encode(["<|sid_end|>"])[0], *trainer.eos_token_ids]
+        trainer.train()
+        targets = [row["targets"][0] for row in trainer.batches[0]["inputs"][::8]]
+        assert kept_texts(trainer, words)[::2] == [target + end for target in targets]
+
+
+def test_a_thought_that_the_prompt_opens_goes_on_in_the_answer(folder):
+    """As in chat templates that end in <think>: only what stands after </think> counts, in reward and in choosing."""
+    words, truth = tiny.CODES + tiny.MARKS, "<a_7><b_3><c_0>"
+    data = Dataset.from_list([{"prompt": row["prompt"] + "<think>", "targets": [truth]} for row in tiny.rows(8)])
+    thought = {0: f"{truth}<eos>", 1: f"{truth}</think><a_1><b_1><c_1><eos>"}
+    trainer = tiny.make(
+        folder, Recorded, words=words, data=data, max_completion_length=8, max_steps=1, eval_dataset=data,
+        rollout_func=tiny.dictated(lambda p, i: thought[i % 2], words), per_device_eval_batch_size=8,
+    )  # fmt: skip
+    trainer.train()
+    assert not trainer.batches[0]["rewards"].any() and logs(trainer, "recast/contradicted") == [0.0]
+    texts = kept_texts(trainer, words)
+    assert set(texts[::2]) <= {f"</think>{truth}<eos>", f"{truth}</think>{truth}<eos>"}
+    assert set(texts[1::2]) <= set(thought.values())
+    assert trainer.evaluate()["eval_reward"] == 0
+    thought[0] = f"</think>{truth}<eos>"
+    assert trainer.evaluate()["eval_reward"] == 0.5
+
+
+def test_an_anchor_under_a_catalogue_is_the_items_own_answer(folder):
+    """With text around the SID, and as long as an answer may be."""
+    words = tiny.CODES + tiny.MARKS
+    for before, after, length in (("", "<|sid_end|>", 5), ("<|sid_begin|>", "<|sid_end|>", 6), ("", "", 3)):
+        catalogue = [before + sid + after for sid in tiny.SIDS]
+        options = {"words": words, "catalogue": catalogue, "max_completion_length": length, "max_steps": 1}
+        trainer = tiny.make(folder, Recorded, **options)
+        trainer.train()
+        answers = {sid + "<eos>" * (length > 3) for sid in catalogue}
+        kept = kept_texts(trainer, words)
+        assert len(kept) == 8 and set(kept) <= answers and logs(trainer, "recast/repaired")[0] > 0
+
+
+def test_an_anchor_of_the_users_own_gets_its_end(folder):
+    data = Dataset.from_list([{**row, "truth": row["targets"][0]} for row in tiny.rows()])
+    for length, end in ((4, "<eos>"), (3, "")):
+        trainer = tiny.make(
+            folder, Recorded, data=data, anchor_column="truth", max_completion_length=length, max_steps=1,
+            rollout_func=tiny.dictated(lambda p, i: "<a_0><b_0><c_3>"),
+        )  # fmt: skip
+        trainer.train()
+        truths = [row["truth"] + end for row in trainer.batches[0]["inputs"][::8]]
+        assert kept_texts(trainer, tiny.CODES)[::2] == truths
 
 
 def test_an_anchor_of_the_users_own(folder):
@@ -657,6 +666,28 @@ def test_the_logs(folder):
             assert trainer.state.log_history[i][f"recast/repaired/{name}"] == sum(mine) / len(mine)
 
 
+def test_the_rows_that_run_are_logged(folder):
+    for rows in (2, 32):
+        trainer = tiny.make(
+            folder, per_device_train_batch_size=rows, gradient_accumulation_steps=32 // rows, max_steps=1
+        )
+        seen = tiny.count_rows(trainer)
+        trainer.train()
+        assert logs(trainer, "recast/rows_run") == [sum(seen["actor"])] and logs(trainer, "recast/actor_rows") == [8]
+
+
+def test_the_table_of_completions_marks_the_rows_that_were_repaired(folder):
+    """Beside rows of an evaluation, which are in the same table."""
+    trainer = tiny.make(
+        folder, eval_dataset=Dataset.from_list(tiny.rows(2)), per_device_eval_batch_size=8, eval_strategy="steps",
+        eval_steps=1, max_steps=2, rollout_func=tiny.dictated(lambda p, i: "<a_0><b_0><c_3>"),
+    )  # fmt: skip
+    trainer.train()
+    advantages, repaired = trainer._logs["advantages"], trainer._logs["extra"]["repaired"]
+    assert len(advantages) == len(repaired) and sum(repaired) > 0
+    assert list(repaired) == [advantage > 0 for advantage in advantages]
+
+
 def test_a_format_gate_is_seen(folder):
     """A reward that gives the exact target 0: the answer is never the negative of the anchor that names the same."""
     target = {row["prompt"]: row["targets"][0] for row in tiny.rows()}
@@ -699,12 +730,15 @@ def with_targets(*texts):
     return Dataset.from_list([{**row, "targets": list(texts)} for row in tiny.rows(8)])
 
 
+CHAT = Dataset.from_list([{**r, "truth": [{"role": "assistant", "content": r["targets"][0]}]} for r in tiny.rows(8)])
+
+
 @pytest.mark.parametrize(
     "options, words",
     [
         (
             {"data": Dataset.from_list([{"prompt": "<a_0>"}])},
-            "targets_column: no column 'targets' in the dataset, only ['prompt']",
+            "targets_column: no column 'targets' in the train_dataset, only ['prompt']",
         ),
         ({"data": with_targets("B00001")}, "expected a SID such as"),
         ({"data": with_targets()}, "expected a SID such as"),
@@ -715,6 +749,24 @@ def with_targets(*texts):
         ({"processing_class": tiny.tokenizer_of([])}, "comes back from the tokenizer as '<unk><unk><unk>'"),
         ({"processing_class": tiny.tokenizer_of(tiny.CODES[:-1])}, "add the code tokens to its vocabulary"),
         ({"max_completion_length": 2}, "has 3 tokens, and max_completion_length=2"),
+        ({"data": Dataset.from_list([{"prompt": "<a_0>", "targets": [1, 2, 3]}])}, "targets: expected SIDs as text"),
+        ({"segment_column": "tast"}, "segment_column: no column 'tast' in the train_dataset"),
+        ({"anchor_column": "truth"}, "anchor_column: no column 'truth' in the train_dataset"),
+        ({"data": CHAT, "anchor_column": "truth"}, "truth: expected the whole answer as one text, no chat messages"),
+        (
+            {"eval_dataset": Dataset.from_list([{"prompt": "<a_0>"}])},
+            "targets_column: no column 'targets' in the eval_dataset",
+        ),
+        ({"max_completion_length": None}, "max_completion_length: expected a number"),
+        ({"catalogue": tiny.SIDS[0]}, "catalogue: expected a list of texts"),
+        ({"catalogue": [(1, 2, 3)]}, "catalogue: expected a list of texts"),
+        (
+            {"catalogue": [*tiny.SIDS, "<|sid_begin|>" + tiny.SIDS[0]], "words": tiny.CODES + tiny.MARKS},
+            "catalogue: '<a_0><b_0><c_0>' and '<|sid_begin|><a_0><b_0><c_0>' name the same SID",
+        ),
+        ({"catalogue": [tiny.SIDS[0] * 2], "max_completion_length": 8}, "catalogue: expected texts that name one SID"),
+        ({"catalogue": tiny.SIDS, "repetition_penalty": 1.2}, "['repetition_penalty'] (of args"),
+        ({"catalogue": tiny.SIDS, "generation_kwargs": {"min_new_tokens": 4}}, "['min_new_tokens'] (of args"),
         ({"catalogue": []}, "catalogue: expected at least one item"),
         ({"catalogue": tiny.SIDS[:3]}, "is not in the catalogue, so it can never be named"),
         ({"catalogue": tiny.SIDS + ["<a_1>"]}, "catalogue: '<a_1>' comes back"),
@@ -750,13 +802,20 @@ def test_a_reward_function_that_does_not_apply_counts_as_nothing(folder):
     assert logs(trainer, "recast/repaired") == [1.0]
 
 
-def test_a_bad_row_of_a_stream_is_named_when_it_comes_up(folder):
-    rows = tiny.rows(8)
-    rows[5]["targets"] = ["B00001"]
-    with pytest.raises(ValueError, match="targets: expected SIDs such as .* got"):
-        tiny.make(
-            folder, data=Dataset.from_list(rows).to_iterable_dataset(), max_steps=8, shuffle_dataset=False
-        ).train()
+@pytest.mark.parametrize(
+    "bad, options, words",
+    [
+        ({"targets": ["B00001"]}, {}, "targets: expected SIDs such as .* got"),
+        ({"targets": tiny.SIDS[:1]}, {"catalogue": tiny.SIDS[1:]}, "targets: <a_0><b_0><c_0> is not in the catalogue"),
+        ({"taste": 5}, {"anchor_column": "taste"}, "taste: expected the whole answer as one text"),
+    ],
+)
+def test_a_bad_row_of_a_stream_is_named_when_it_comes_up(folder, bad, options, words):
+    rows = [{**row, "taste": row["targets"][0]} for row in tiny.rows(8)]
+    rows[5].update(bad)
+    stream = IterableDataset.from_generator(lambda: iter(rows))
+    with pytest.raises(ValueError, match=words):
+        tiny.make(folder, data=stream, max_steps=8, shuffle_dataset=False, **options).train()
 
 
 @pytest.mark.parametrize(
@@ -770,6 +829,10 @@ def test_a_bad_row_of_a_stream_is_named_when_it_comes_up(folder):
         ({"multi_objective_aggregation": "normalize_then_sum"}, "a pair is chosen by the sum of the rewards"),
         ({"arm": "repair", "branch_point": True}, "branch_point: needs pairs"),
         ({"generation_kwargs": {"num_beams": 8}}, "groups by beam search are beam_groups=True"),
+        ({"weight": 0.0}, "weight, negative_weight: expected finite numbers"),
+        ({"negative_weight": -1.0}, "weight, negative_weight: expected finite numbers"),
+        ({"generation_kwargs": {"allowed_token_ids": [3]}}, "give the trainer catalogue=, which is for both"),
+        ({"beam_groups": True, "temperature": 0.8}, "beams are ranked at temperature=1, got 0.8"),
         ({"generation_kwargs": {"suppress_tokens": [3]}}, "give the trainer catalogue=, which is for both"),
         (
             {"beam_groups": True, "use_transformers_continuous_batching": True},
@@ -786,14 +849,42 @@ def test_options_that_cannot_work_say_so_at_the_start(tmp_path, options, words):
 
 
 def test_generation_that_is_constrained_in_another_way_is_refused(folder):
-    model = tiny.make(folder).model
-    model.generate = model.generate
     data = Dataset.from_list(tiny.rows())
     args = ReCastGRPOConfig(
         str(folder / "out"), per_device_train_batch_size=8, num_generations=8, use_cpu=True, bf16=False
     )
+    options = {"args": args, "train_dataset": data, "processing_class": tiny.tokenizer_of(tiny.CODES)}
+    replaced, told = tiny.make(folder).model, tiny.make(folder).model
+    replaced.generate = replaced.generate
     with pytest.raises(ValueError, match="model.generate was replaced: an option of the sampler alone"):
-        ReCastGRPOTrainer(model, args=args, train_dataset=data, processing_class=tiny.tokenizer_of(tiny.CODES))
+        ReCastGRPOTrainer(replaced, **options)
+    told.generation_config.update(suppress_tokens=[5], guidance_scale=1.0, bad_words_ids=[])
+    with pytest.raises(ValueError, match=re.escape("model.generation_config: ['suppress_tokens']: an option of")):
+        ReCastGRPOTrainer(told, **options)
+    told.generation_config.update(suppress_tokens=None, min_length=9)
+    ReCastGRPOTrainer(told, **options)
+    with pytest.raises(ValueError, match=re.escape("['min_length'] (of args, generation_kwargs or model")):
+        ReCastGRPOTrainer(told, **options, catalogue=tiny.SIDS)
+
+
+def test_an_evaluation_in_which_a_group_does_not_fit_is_refused(folder):
+    rows = Dataset.from_list(tiny.rows(8))
+    trainer = tiny.make(folder, beam_groups=True, num_generations=16, per_device_eval_batch_size=8, eval_dataset=rows)
+    with pytest.raises(ValueError, match="beam_groups: expected whole groups of 16 in a process, got 8 rows"):
+        trainer.evaluate()
+
+
+def test_log_probs_under_the_trie_are_divided_by_the_temperature_in_float32(folder):
+    """As the sampler does."""
+    trainer = tiny.make(folder, catalogue=tiny.SIDS, temperature=0.7)
+    ids = torch.tensor(trainer._encode([tiny.SIDS[9] + tiny.SIDS[35] + "<eos>"]))
+    logits = 12 * torch.randn(1, 5, len(trainer._tokenizer), generator=torch.Generator().manual_seed(0)).bfloat16()
+    found = []
+    for given in (logits, logits.float()):
+        model = lambda **_: SimpleNamespace(logits=given)  # noqa: B023
+        mask = torch.ones_like(ids)
+        found.append(trainer._get_per_token_logps_and_entropies(model, ids, mask, 4, compute_entropy=True)[0])
+    assert torch.equal(*found)
 
 
 def python(code):
@@ -834,7 +925,7 @@ def test_the_lines_in_the_readme_train(folder, tmp_path, monkeypatch):
     model = str(next(folder.glob("model*")))
     given = {
         "model": model,
-        "dataset": Dataset.from_list(tiny.rows(2)),
+        "dataset": Dataset.from_list(tiny.rows(8)),
         "tokenizer": tiny.tokenizer_of(tiny.CODES),
         "sids": tiny.SIDS,
     }

@@ -34,11 +34,20 @@ def _text(codes):
     return "".join(f"<{level}_{code}>" for level, code in zip("abc", codes))
 
 
-def make(folder, cls=ReCastGRPOTrainer, config=ReCastGRPOConfig, reward=None, data=None, words=CODES, **options):
+def make(
+    folder,
+    cls=ReCastGRPOTrainer,
+    config=ReCastGRPOConfig,
+    reward=None,
+    data=None,
+    words=CODES,
+    model_seed=0,
+    **options,
+):
     """A trainer of the tiny model in ``folder`` (made on first use): 4 prompts x 8 answers, plain SGD."""
     path = folder / f"model{len(words)}"
     if not path.exists():
-        save_model(path, tokenizer_of(words), seed=0, width=32, layers=1)
+        save_model(path, tokenizer_of(words), seed=model_seed, width=32, layers=1)
     given = {name: options.pop(name) for name in list(options) if name in GIVEN}
     settings = {
         "output_dir": str(folder / "out"),

@@ -71,9 +71,8 @@ def choose_pairs(
     """Choose what an update keeps of the groups in a batch.
 
     A miss that names the same SIDs as the group's positive (a format gate in the reward can give the exact target 0)
-    is never
-    its negative: it would be pushed up and down at once. The next hardest miss is, and without one the group is
-        skipped.
+    is never its negative: it would be pushed up and down at once. The next hardest miss is, and without one the group
+    is skipped. ``arm="repair"`` keeps such rows and only counts them.
 
     Args:
         groups: an id for each row, anything hashable; rows of one id are a group.

@@ -80,43 +80,77 @@ class Sids:
         """The text of a SID."""
         return self._parts[0] + "".join(f"{code}{part}" for code, part in zip(sid, self._parts[1:], strict=True))
 
-    def read_ids(self, tokenizer, rows):
-        """The SIDs in lists of token ids: a list of tuples for each row."""
-        return [self.read(text) for text in _decode(tokenizer, rows)]
+    def read_ids(self, tokenizer, rows, thinking=None):
+        """The SIDs in lists of token ids: a list of tuples for each row.
 
-    def find(self, tokenizer, ids):
+        Args:
+            tokenizer: of transformers, or anything with its ``batch_decode``.
+            rows: lists of token ids.
+            thinking: bool for each row, whether it begins inside a thought, as :func:`in_thought` says of prompts.
+                Default: none does.
+        """
+        texts = _decode(tokenizer, rows)
+        if thinking is not None:
+            texts = [THOUGHT[0] * is_so + text for is_so, text in zip(thinking, texts, strict=True)]
+        return [self.read(text) for text in texts]
+
+    def find(self, tokenizer, ids, thinking=False):
         """Where the last SID in a list of token ids stands: ``(start, end)``, or ``None`` where there is none."""
-        named = self.read_ids(tokenizer, [ids])[0]
-        if not named:
-            return None
+        named = self.read_ids(tokenizer, [ids], [thinking])[0]
+        return _last(ids, lambda part: self.read_ids(tokenizer, [part])[0] == named[-1:]) if named else None
 
-        def is_last(part):
-            return self.read_ids(tokenizer, [part])[0] == named[-1:]
-
-        start = next(s for s in reversed(range(len(ids))) if is_last(ids[s:]))
-        return start, next(e for e in range(start + 1, len(ids) + 1) if is_last(ids[start:e]))
-
-    def overwrite(self, tokenizer, answer, sid, end, limit):
+    def overwrite(self, tokenizer, answer, sid, ends, limit, thinking=False):
         """An anchor in place of an answer: its last SID gives way to ``sid``, and what stands around that stays.
 
-        Without text before it, without a SID, or where the two do not fit, the anchor is ``sid`` and ``end``.
+        * Without a SID, what stays is all to the end of the last thought. A thought that never ends does not stay; one
+          that the prompt has opened is closed at once.
+        * What follows the SID stays where it ends the answer and is no longer than the SID, such as ``<|sid_end|>``
+          and EOS, or a line break and EOS; else the answer's own end follows, or ``ends[0]`` if it had none.
+        * Where the text before and ``sid`` are longer than ``limit``, only ``sid`` and the end stay.
 
         Args:
             tokenizer: of transformers, or anything with its ``__call__`` and ``batch_decode``.
             answer: list of token ids.
             sid: tuple of codes.
-            end: list of the ids that end an answer (EOS), where nothing stands after the SID.
+            ends: list of the ids that may end an answer (EOS).
             limit: how long a sampled answer can be; what stands after the SID is cut there, as it would be.
+            thinking: whether the answer begins inside a thought.
 
         Returns:
             list of token ids.
         """
-        target = tokenizer(self.write(sid), add_special_tokens=False)["input_ids"]
-        start, stop = self.find(tokenizer, answer) or (0, 0)
-        before, after = answer[:start], answer[stop:] or end
-        if not before or len(before) + len(target) > limit:
-            before, after = [], end
-        return (before + target + after)[: max(limit, len(before) + len(target))]
+
+        def encode(text):
+            return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+        target, opening = encode(self.write(sid)), encode(THOUGHT[1]) if thinking else []
+        end = answer[-1:] if answer and answer[-1] in ends else ends[:1]
+        before, named, after = opening, target, end
+        found = self.find(tokenizer, answer, thinking)
+        if found:
+            start, stop = found
+            # Its first and last token may hold characters around it, which stay.
+            text = _decode(tokenizer, [answer[start:stop]])[0]
+            old = list(self._pattern.finditer(text))[-1]
+            before, named = answer[:start], encode(text[: old.start()] + self.write(sid) + text[old.end() :])
+            rest = answer[stop:]
+            after = rest if rest and rest[-1] in ends and len(rest) <= len(target) + 1 else end
+        elif THOUGHT[1] in _decode(tokenizer, [answer])[0]:
+            before = answer[: _last(answer, lambda part: THOUGHT[1] in _decode(tokenizer, [part])[0])[1]]
+        if len(before) + len(named) > limit:
+            before, named, after = opening, target, end
+        return (before + named + after)[: max(limit, len(before) + len(named))]
+
+
+def in_thought(tokenizer, rows):
+    """Whether lists of token ids, such as prompts of a template that opens ``<think>``, end inside a thought."""
+    return [text.rfind(THOUGHT[0]) > text.rfind(THOUGHT[1]) for text in _decode(tokenizer, rows)]
+
+
+def _last(ids, holds):
+    """The shortest ``(start, end)`` from the right with ``holds(ids[start:end])``."""
+    start = next(s for s in reversed(range(len(ids))) if holds(ids[s:]))
+    return start, next(e for e in range(start + 1, len(ids) + 1) if holds(ids[start:e]))
 
 
 def _decode(tokenizer, rows):
@@ -146,8 +180,8 @@ class Trie:
     """Every answer that names an item of the catalogue, as token ids, each followed by ``end``.
 
     All of it is one sorted vector of edges, ``node * base + token``; edge ``e`` leads to node ``e + 1``, the root is
-    node 0, and -1 is off the trie. A catalogue of 10^6 items of three codes takes about 20 MB, whatever the size of
-    the vocabulary.
+    node 0, and -1 is off the trie. A catalogue of 10^6 items of three codes takes 24 MB, whatever the size of the
+    vocabulary.
 
     Args:
         answers: lists of token ids, none of them empty.
@@ -208,13 +242,14 @@ class Trie:
         mask[:, self.end] |= count == 0
         return mask
 
-    def logps(self, logits, nodes, tokens):
+    def logps(self, logits, nodes, tokens, entropy_gradient=True):
         """Log-probs of tokens, and entropies, under the softmax over what the trie allows.
 
         Args:
             logits: floating ``(N, V)``.
             nodes: int64 ``(N,)``, the node before each token.
             tokens: int64 ``(N,)``.
+            entropy_gradient: whether the entropies carry a gradient too; without, memory is saved.
 
         Returns:
             two tensors ``(N,)``, float32 or wider, with a gradient to the logits.
@@ -223,9 +258,11 @@ class Trie:
         allowed = self.allowed(nodes, logits.shape[1])
         inside = logits.masked_fill(~allowed, -torch.inf)
         total = inside.logsumexp(dim=1)
-        # The entropy as log Z - E[logit]: p * log p would be 0 * inf at what is not allowed, and its gradient NaN.
-        mean = (inside.softmax(dim=1) * logits.masked_fill(~allowed, 0)).sum(dim=1)
-        return inside.gather(1, tokens[:, None])[:, 0] - total, total - mean
+        logps = inside.gather(1, tokens[:, None])[:, 0] - total
+        with torch.set_grad_enabled(torch.is_grad_enabled() and entropy_gradient):
+            # The entropy as log Z - E[logit]: p * log p would be 0 * inf at what is not allowed, and its gradient NaN.
+            entropies = total - (inside.softmax(dim=1) * logits.masked_fill(~allowed, 0)).sum(dim=1)
+        return logps, entropies
 
     def _edges(self, device):
         if self.edges.device != device:
