@@ -1,7 +1,8 @@
 """Argument checks: bad input is met at the door, with a message that names the argument, what came and what is wanted.
 
-Each function of :mod:`recast_ref.reference` begins with one of those at the end of this file. :mod:`recast_ref.fast` calls the same one
-to put into words what a kernel refused, and its fake kernels call it with ``values=False``: shapes, dtypes and devices, but no values.
+Each function of :mod:`recast_ref.reference` begins with one of those at the end of this file. :mod:`recast_ref.fast` calls
+the same one to put into words what a kernel refused, and its fake kernels call it with ``values=False``: shapes, dtypes and
+devices, but no values.
 """
 
 import math
@@ -29,7 +30,7 @@ _FROM_TRL = (
 
 
 def dense(**tensors):
-    """Refuse what no kernel takes: anything but tensors, and tensors that are sparse or nested. ``None`` is for optional ones."""
+    """Refuse what no kernel takes: anything but tensors (``None`` for optional ones), and sparse or nested tensors."""
     for name, value in tensors.items():
         if isinstance(value, torch.Tensor):
             if value.is_nested:

@@ -1,5 +1,5 @@
-"""Every way of calling in which torch is told to do more than ``.backward()``: it works and equals the plain call of the reference, or it
-is refused in the documented words. One table: modes x functions x paths."""
+"""Every way of calling in which torch is told to do more than ``.backward()``: it works and equals the plain call of the
+reference, or it is refused in the documented words. One table: modes x functions x paths."""
 
 import contextlib
 import functools

@@ -43,7 +43,7 @@ def build_info():
 
 
 def _name_it(check, *arguments, **options):
-    """Raises the error in the words of the checks. What they cannot look at, under ``vmap``, they leave to the op's own words."""
+    """Raises the error in the words of the checks. What they cannot look at, under ``vmap``, is left to the op's own."""
     with contextlib.suppress(RuntimeError):
         check(*arguments, **options)
 
@@ -149,9 +149,9 @@ def branch_mask(positive_tokens, negative_tokens):
 
 def token_logps(logits, tokens):
     """:func:`recast_ref.reference.token_logps` without a log-softmax: forward reads each row once from memory and keeps two
-    numbers for it, its log-sum-exp in two parts; backward is one pass that writes the gradient. Logits of any of the four dtypes
-    are read as they are, sixteen at a time, with sums in float32 or wider; parallel over rows, whose results do not depend on the
-    number of threads."""
+    numbers for it, its log-sum-exp in two parts; backward is one pass that writes the gradient. Logits of any of the four
+    dtypes are read as they are, sixteen at a time, with sums in float32 or wider; parallel over rows, whose results do not
+    depend on the number of threads."""
     checks.dense(logits=logits, tokens=tokens)
     try:
         return differentiable.token_logps(logits, tokens, None, False)[0]
