@@ -18,7 +18,7 @@ from recast_ref.testing.checking import standard
 # ---- the strategies
 
 
-def reached(strategy, wanted, examples=1500):
+def reached(strategy, wanted, examples=30_000):
     """Whether an example of that sort is drawn, always by the same draws."""
     phases = [hypothesis.Phase.generate]
     settings = hypothesis.settings(max_examples=examples, database=None, derandomize=True, deadline=None, phases=phases)
@@ -361,7 +361,7 @@ def test_what_is_only_rounded_more_breaks_no_law_about_it():
 @pytest.mark.parametrize("law", BROKEN)
 def test_a_law_bites(law):
     kind, variant = BROKEN[law]
-    outcome = testing.check(variant, laws=[law], kind=kind, examples=300)[law]
+    outcome = testing.check(variant, laws=[law], kind=kind, examples=2000)[law]
     assert outcome.status == "BROKEN" and outcome.message, outcome
     # The line under it reproduces it.
     assert "replay(" in outcome.line
