@@ -4,8 +4,8 @@ reference, or it is refused in the documented words. One table: modes x function
 import contextlib
 import functools
 import inspect
+import io
 import os
-import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -202,14 +202,15 @@ def forked(answer):
     if not (child := os.fork()):
         torch.set_num_threads(1)  # as in a DataLoader's workers; with more PyTorch itself waits there for ever
         with contextlib.suppress(BaseException):
-            os.write(writing, pickle.dumps(answer().detach().numpy()))
+            torch.save(answer().detach(), file := io.BytesIO())
+            os.write(writing, file.getvalue())
         os._exit(0)
     os.close(writing)
     with open(reading, "rb") as pipe:
         answered = pipe.read()
     os.waitpid(child, 0)
     assert answered, "the child answered nothing"
-    return torch.from_numpy(pickle.loads(answered))
+    return torch.load(io.BytesIO(answered), weights_only=True)
 
 
 def stacked(case):

@@ -13,7 +13,7 @@ Read the files in this order; each holds one idea.
 Letters used everywhere: ``Q`` prompts, ``G`` responses per prompt (the group), ``M`` predicted and ``K`` target SIDs,
 ``L`` codes per SID, ``B`` rows of a loss batch, ``T`` tokens, ``V`` vocabulary.
 
-Everything is batched over prompts and runs on any device. Selection carries no gradient. Bad input raises
+Everything is batched over prompts and runs on any device that has float64. Selection carries no gradient. Bad input raises
 ``TypeError`` (wrong type or dtype) or ``ValueError`` (wrong shape, device or value) naming the argument.
 """
 
