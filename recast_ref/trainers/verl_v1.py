@@ -54,7 +54,8 @@ try:
     from verl.utils.tokenizer import hf_tokenizer
 except ImportError as error:
     raise ImportError(
-        f'recast_ref.trainers.verl_v1: needs verl 0.9.1: pip install torch==2.13.0 -e ".[verl]" in the checkout ({error})'
+        'recast_ref.trainers.verl_v1: needs verl 0.9.1: pip install torch==2.13.0 -e ".[verl]" in the checkout '
+        f"({error})"
     ) from error
 
 from .verl import OF_SAMPLES, Chooser, Rows, check_one_turn, group_metrics, leave, positions_after, truth_of
@@ -173,9 +174,9 @@ class _Pairs:
         wanted = ["prompts", "responses", "rm_scores", "reward_model", *filter(None, [self.segment_key])]
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=wanted)
         for name, why in (
-            ("rm_scores", "rewards must be there before the sampler: a function of rewards, or a reward model of its own
-            pool"), ("reward_model", "the data need reward_model.ground_truth with the target SIDs"), (self.segment_key,
-            f"{WHERE}.segment_key: no such column in the data"),
+            ("rm_scores", "the sampler needs rewards: a function of them, or a reward model with a pool of its own"),
+            ("reward_model", "the data need reward_model.ground_truth with the target SIDs"),
+            (self.segment_key, f"{WHERE}.segment_key: no such column in the data"),
         ):
             if name is not None and name not in data.keys():
                 raise ValueError(f"{name} is not in TransferQueue: {why}")
@@ -187,8 +188,9 @@ class _Pairs:
             responses=[ids.tolist() for ids in responses],
             rewards=torch.stack([scores.sum() for scores in data["rm_scores"].unbind()]).float(),
             truths=[truth_of(item) for item in list(data["reward_model"])],
-            segments=[None] * len(uids) if self.segment_key is None else [str(name) for name in
-            list(data[self.segment_key])],
+            segments=[None] * len(uids)
+            if self.segment_key is None
+            else [str(name) for name in list(data[self.segment_key])],
         )
 
     def _write_anchors(self, batch, anchors):
@@ -217,8 +219,9 @@ class _Pairs:
             )
             batch.tags[row] = {**copy.deepcopy(batch.tags[row]), "response_len": n, "seq_len": len(prompt) + n}
             tags.append(batch.tags[row])
-        tq.kv_batch_put(keys=keys, partition_id=batch.partition_id, fields=list_of_dict_to_tensordict(fields),
-        tags=tags)
+        tq.kv_batch_put(
+            keys=keys, partition_id=batch.partition_id, fields=list_of_dict_to_tensordict(fields), tags=tags
+        )
 
     def _one_token(self, batch):
         """What is kept where no group has a pair: one token, with an advantage of 0.
@@ -264,8 +267,8 @@ def against(config, options):
     if arm in ("recast", "contrast") and n != 2:
         yield (
             f"actor_rollout_ref.rollout.n={n}: set 2, the width of the update; {WHERE}.search_width={width} is that of "
-            "the search. verl makes mini-batches of ppo_mini_batch_size * rollout.n rows, and would fill up the missing "
-            "ones with rows of 128 tokens"
+            "the search. verl counts mini-batches as ppo_mini_batch_size * rollout.n rows, and would fill up with rows of "
+            "128 tokens"
         )
     if arm in ("repair", "grpo") and n != width:
         yield f"actor_rollout_ref.rollout.n={n}: set {WHERE}.search_width={width}, as arm={arm} keeps whole groups"
