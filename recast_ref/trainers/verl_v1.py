@@ -7,6 +7,7 @@ Added to the overrides of a GRPO run of yours::
     '+trainer.v1.sampler.sampler_kwargs={search_width: 32, negative_weight: 0.2}'
     +actor_rollout_ref.rollout.agent.agent_loop_manager_class=recast_ref.trainers.verl_v1.WideAgentLoopManager
     actor_rollout_ref.rollout.n=2
+    actor_rollout_ref.rollout.calculate_log_probs=False
     algorithm.adv_estimator=recast
 
 The data are verl's: ``reward_model.ground_truth`` holds the target SIDs as text, such as ``<s_a_12><s_b_7><s_c_201>``.
@@ -120,8 +121,9 @@ class _Pairs:
             )
         options = OmegaConf.to_container(self.sampler_kwargs, resolve=True)
         config = OmegaConf.select(self.sampler_kwargs, ".....")  # sampler_kwargs, sampler, v1, trainer, the whole
-        for why in against(config, options):
-            raise ValueError(why)
+        reasons = list(against(config, options))
+        if reasons:
+            raise ValueError("\n".join(reasons))
         mini_batch = config.actor_rollout_ref.actor.ppo_mini_batch_size
         if mini_batch != config.data.train_batch_size:
             warnings.warn(
