@@ -310,7 +310,7 @@ def configuration(root, overrides):
         return compose("ppo_trainer", overrides=overrides)
 
 
-def check_pairs(run, weights):
+def check_pairs(run, weights, branch_point):
     """What each update of ours got, against :mod:`recast_ref.reference` on the groups that were sampled."""
     from recipe.onerec.onerec_recipe import compute_score
 
@@ -341,37 +341,53 @@ def check_pairs(run, weights):
                 continue
             its.sort(key=lambda row: -advantages[row].sum())
             positive, negative = (int(update.non_tensor_batch["_beam_indices"][row]) for row in its)
-            ties = torch.zeros(1, len(rows)).index_put((torch.tensor([0, 0]), torch.tensor([positive, negative])),
-                                                       torch.tensor([2.0, 1.0]))
+            ties = torch.zeros(1, len(rows)).index_put(
+                (torch.tensor([0, 0]), torch.tensor([positive, negative])), torch.tensor([2.0, 1.0])
+            )
             slot, wanted, other, _ = reference.recast(rewards, scores, torch.tensor([True]), tie_break=ties)
-            hold((wanted.item(), other.item()) == (positive, negative),
-                 f"{kind}: the pair is {(positive, negative)}, and of reference.recast {(wanted.item(), other.item())}")
+            hold(
+                (wanted.item(), other.item()) == (positive, negative),
+                f"{kind}: the pair is {(positive, negative)}, and of reference.recast {(wanted.item(), other.item())}",
+            )
             repaired = kind in ("a near miss", "a thought cut off")
             hold(repaired == (slot.item() >= 0), f"{kind}: repaired is {slot.item() >= 0}")
-            for row, beam, weight in zip(its, (positive, negative), weights):
+            answers = update.batch["responses"][its]
+            width = answers.shape[1]
+            counted = update.batch["attention_mask"][its, -width:].bool()
+            if branch_point:
+                counted[1] &= reference.branch_mask(answers[:1], answers[1:])[0]
+            for row, beam, weight, wanted in zip(its, (positive, negative), weights, counted):
                 counts = update.batch["response_mask"][row].bool()
+                hold(torch.equal(counts, wanted), f"{kind}: the tokens that count")
                 got = update.batch["advantages"][row][counts]
-                hold(len(got) and torch.allclose(got, torch.tensor(weight), atol=2e-6),
-                     f"{kind}: advantages of {weight}, got {got.unique().tolist()}")
+                hold(
+                    len(got) and torch.allclose(got, torch.tensor(weight), atol=2e-6),
+                    f"{kind}: advantages of {weight}, got {got.unique().tolist()}",
+                )
                 before, text = texts[beam], text_of(tokenizer, update, row)
                 if row == its[0] and repaired:
                     head, mark, tail = before.rpartition("\n<|sid_begin|>")
                     if kind == "a thought cut off":
                         head = head.removesuffix("hmm") + "</think>"
-                    hold(text == head + mark + sid_text(targets[0]) + tail[len(sid_text(targets[0])):],
-                         f"{kind}: the anchor is {text!r} in place of {before!r}")
+                    hold(
+                        text == head + mark + sid_text(targets[0]) + tail[len(sid_text(targets[0])) :],
+                        f"{kind}: the anchor is {text!r} in place of {before!r}",
+                    )
                     hold(compute_score("", text, truth, {})["score"] == 1, f"their reward of the anchor {text!r} is 1")
                 else:
                     hold(text == before, f"{kind}: a row that is no anchor is {text!r}, was {before!r}")
                 for name in ("attention_mask", "position_ids"):
                     hold(torch.equal(update.batch[name][row], sampled.batch[name][rows[beam]]), f"{name} stays")
-                hold(torch.equal(update.batch["input_ids"][row][-update.batch["responses"].shape[1]:],
-                                 update.batch["responses"][row]), "input_ids end with the responses")
+                hold(
+                    torch.equal(update.batch["input_ids"][row][-width:], update.batch["responses"][row]),
+                    "input_ids end with the responses",
+                )
         for step in run.workers.optimizer_steps(update):
             signs = {}
             for row in step:
                 signs.setdefault(tuple(update.batch["prompts"][row].tolist()), []).append(
-                    update.batch["advantages"][row].sum().sign().item())
+                    update.batch["advantages"][row].sum().sign().item()
+                )
             hold(all(sorted(pair) in ([-1, 1], [0, 0]) for pair in signs.values()), "pairs meet in an optimizer step")
     hold(all(seen.values()), f"every kind of group came up: {seen}")
     return seen
@@ -389,8 +405,8 @@ def sids_of(text):
     return [tuple(map(int, sid)) for sid in found]
 
 
-def check_logs(plain, ours):
-    """The shares of kinds of groups, and that the reward's means are those of their run on the same answers."""
+def check_logs(plain, ours, width):
+    """Rows left, the shares of kinds of groups, and that the reward's means are those of their run on the same answers."""
     for theirs, mine, sampled in zip(plain.logs, ours.logs, ours.workers.sampled):
         prompts = {tuple(prompt) for prompt in sampled.batch["prompts"].tolist()}
         tokenizer = ours.trainer.tokenizer
@@ -398,16 +414,23 @@ def check_logs(plain, ours):
         share = {kind: kinds.count(kind) / PROMPTS for kind in KINDS}
         repaired = share["a near miss"] + share["a thought cut off"]
         wanted = {
-            "rows_in": PROMPTS * BEAMS, "rows_out": 2 * PROMPTS, "repaired": repaired, "skipped": share["no target"],
-            "all_zero": repaired + share["no target"], "single_hit": share["a hit"], "multi_hit": share["two hits"],
+            "rows_in": PROMPTS * BEAMS,
+            "rows_out": width * PROMPTS,
+            "repaired": repaired,
+            "skipped": share["no target"],
+            "all_zero": repaired + share["no target"],
+            "single_hit": share["a hit"],
+            "multi_hit": share["two hits"],
             "reward_sampled": theirs["reward/all/score/mean"],
         }
         for name, value in wanted.items():
             got = mine.get(f"recast/{name}")
             hold(got is not None and abs(got - value) < 1e-6, f"recast/{name} is {got}, expected {value}")
         means = {name: value for name, value in theirs.items() if re.fullmatch("reward/.*/mean", name)}
-        hold(len(means) > 6 and all(abs(mine[name] - value) < 1e-6 for name, value in means.items()),
-             "means of the reward are those of their run")
+        hold(
+            len(means) > 6 and all(abs(mine[name] - value) < 1e-6 for name, value in means.items()),
+            "means of the reward are those of their run",
+        )
         hold(any(name.startswith("recast/repaired/RecIF") for name in mine), "repaired groups are counted by source")
 
 
@@ -456,18 +479,27 @@ def main():
         for step in range(options.steps):
             hold([rows for _, rows, _ in plain.passes(step)] == [PROMPTS * BEAMS] * 3, "their passes see all beams")
 
-        for weights, extra in (((0.70710678, -0.70710678), []), ((1.0, -0.2), ["+recast.negative_weight=0.2"])):
-            more = [*settings, MINI, "+recast.segment_key=source", *extra]
+        half = 0.5**0.5
+        for options_of_ours, weights in (
+            ([], (half, -half)),
+            (["+recast.branch_point=True"], (half, -half)),
+            (["+recast.branch_point=True", "+recast.negative_weight=0.2"], (1.0, -0.2)),
+            (["+recast.arm=repair"], None),
+        ):
+            more = [*settings, MINI, "+recast.segment_key=source", *options_of_ours]
             module, given = arguments_of(scripts / "run_recast.sh", folder, *more)
             hold(module == "recipe.onerec.main_recast", f"run_recast.sh starts {module}")
             ours = Run(root, module, given)
             hold(type(ours.trainer).__name__ == "ReCastTrainer", f"main_recast.py makes a {type(ours.trainer)}")
+            print(*options_of_ours)
             ours.describe("ReCastTrainer")
+            width = 2 if weights else BEAMS
             for step in range(options.steps):
-                hold([rows for _, rows, _ in ours.passes(step)] == [2 * PROMPTS] * 3, "our passes see pairs")
-            seen = check_pairs(ours, weights)
-            check_logs(plain, ours)
-            print(f"pairs, anchors, logs as reference.recast has them, advantages {weights}: {seen}")
+                hold([rows for _, rows, _ in ours.passes(step)] == [width * PROMPTS] * 3, "the rows of our passes")
+            check_logs(plain, ours, width)
+            if weights:
+                seen = check_pairs(ours, weights, "+recast.branch_point=True" in options_of_ours)
+                print(f"  as reference.recast has them, with advantages {weights[0]:.4f} and {weights[1]:.4f}: {seen}")
     print("All holds.")
 
 
