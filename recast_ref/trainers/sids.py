@@ -112,7 +112,8 @@ class Sids:
             tokenizer: of transformers, or anything with its ``__call__`` and ``batch_decode``.
             answer: list of token ids.
             sid: tuple of codes.
-            ends: list of the ids that may end an answer (EOS).
+            ends: list of the ids that may end an answer (EOS). Empty where the sampler ends none, as a beam search over
+                codes does: then all that follows the SID stays, and nothing is added.
             limit: how long a sampled answer can be; what stands after the SID is cut there, as it would be.
             thinking: whether the answer begins inside a thought.
 
@@ -134,7 +135,8 @@ class Sids:
             old = list(self._pattern.finditer(text))[-1]
             before, named = answer[:start], encode(text[: old.start()] + self.write(sid) + text[old.end() :])
             rest = answer[stop:]
-            after = rest if rest and rest[-1] in ends and len(rest) <= len(target) + 1 else end
+            short = rest and rest[-1] in ends and len(rest) <= len(target) + 1
+            after = rest if short or not ends else end
         elif THOUGHT[1] in _decode(tokenizer, [answer])[0]:
             before = answer[: _last(answer, lambda part: THOUGHT[1] in _decode(tokenizer, [part])[0])[1]]
         if len(before) + len(named) > limit:
