@@ -57,9 +57,7 @@ GRPO = [
     "reward.custom_reward_function.path=pkg://verl_on_cpu.reward",
     f"actor_rollout_ref.rollout.n={SEARCH_WIDTH}",
     f"actor_rollout_ref.actor.ppo_mini_batch_size={PROMPTS}",
-    "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=64",
-    "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=64",
-    "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=64",
+    "actor_rollout_ref.actor.use_dynamic_bsz=True",  # a micro-batch is so many tokens, and need not divide the rows
     "actor_rollout_ref.actor.use_kl_loss=True",
     "actor_rollout_ref.actor.kl_loss_coef=0.001",
     "actor_rollout_ref.actor.optim.lr=6e-3",
@@ -78,6 +76,7 @@ RECAST = [
     f"+trainer.v1.sampler.sampler_kwargs={{search_width: {SEARCH_WIDTH}}}",
     "+actor_rollout_ref.rollout.agent.agent_loop_manager_class=recast_ref.trainers.verl_v1.WideAgentLoopManager",
     "actor_rollout_ref.rollout.n=2",
+    "actor_rollout_ref.rollout.calculate_log_probs=False",  # verl's default is True, and an anchor was not sampled
     "algorithm.adv_estimator=recast",
 ]
 
@@ -109,6 +108,8 @@ def train(folder, arm, overrides=(), steps=3, ranks=1, catalogue=True, timeout=1
         timeout: in seconds.
         tell: is called with each step's number and metrics (a dict of verl's names) as soon as they are there.
 
+    What verl prints goes to ``verl.txt`` in the folder, checkpoints to ``checkpoints``.
+
     Returns:
         ``(metrics, passes)``: the metrics of each step, ``{step: {name: number}}``, and what each pass saw, a list of
         dicts as :mod:`~verl_on_cpu.notes` writes them.
@@ -119,7 +120,7 @@ def train(folder, arm, overrides=(), steps=3, ranks=1, catalogue=True, timeout=1
     folder = Path(folder).resolve()
     # Ray's sockets lie in its folder, and their paths must stay below 108 characters.
     scratch = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
-    metrics, passes, output = (scratch / name for name in ("metrics.jsonl", "passes.jsonl", "output.txt"))
+    metrics, passes, output = scratch / "metrics.jsonl", scratch / "passes.jsonl", folder / "verl.txt"
     command = [sys.executable, "-m", "verl.trainer.main_ppo", *CPU, *GRPO, *ARMS[arm], *QUICK[arm]]
     command += [
         f"+ray_kwargs.ray_init._temp_dir={scratch}",
@@ -165,6 +166,11 @@ def train(folder, arm, overrides=(), steps=3, ranks=1, catalogue=True, timeout=1
         return dict(_lines(metrics)), [json.loads(line) for line in passes.read_text().splitlines()]
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def reward_sampled(metrics):
+    """The mean reward of the answers that were sampled: of pairs verl's own score would be 0.5 for ever."""
+    return metrics["recast/reward_sampled" if "recast/reward_sampled" in metrics else "critic/score/mean"]
 
 
 def _wait(process, metrics, deadline, tell):
