@@ -34,6 +34,7 @@ Things to know, in both:
 
 import hashlib
 import pkgutil
+from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -102,7 +103,6 @@ class Rows(NamedTuple):
     """The rows of a batch, as lists of ``B``, whatever holds them."""
 
     uids: list  # of the prompt of each
-    places: list  # which of its prompt's answers it is: int
     prompts: dict  # uid -> list of token ids, without padding
     responses: list  # lists of token ids, without padding
     rewards: torch.Tensor  # float32 (B,)
@@ -130,14 +130,12 @@ class Chooser:
         arm: ``recast``, ``contrast`` (no repair), ``repair`` (no contrast: whole groups).
         branch_point: a negative counts only from the first token where it leaves its positive.
         weight, negative_weight: of a pair, as in :func:`~recast_ref.reference.contrast`.
-        anchor: ``function(response, sid, tokenizer)``, or its name ``"package.module:function"``: token ids of the
-        answer that
-            takes the place of ``response`` (token ids), and names ``sid`` (tuple of codes). Default: the response with
-            its last SID overwritten.
+        anchor: ``function(response, sid, tokenizer)``, or its name ``"package.module:function"``, for the token ids of
+            the answer that takes the place of ``response`` (token ids) and names ``sid`` (tuple of codes). Default: the
+            response with its last SID overwritten.
         sid_template: how SIDs are written, such as ``"<a_{}><b_{}><c_{}>"``. Default: as in the first ground truth.
-        seed: of the keys that decide ties. They depend on it, the step, the prompt and the place of an answer in its
-        group, so
-            a run that is resumed chooses as one that was not.
+        seed: of the keys that decide ties. They depend on it, the step, the prompt and the answer, so that a run
+            that is resumed chooses as one that was not.
     """
 
     tokenizer: object
@@ -171,8 +169,7 @@ class Chooser:
 
         Raises:
             ValueError: no SID in any ground truth, and no ``sid_template``; an anchor that does not name its target, or
-            is
-                longer than ``limit``; what :func:`~recast_ref.trainers.pairs.choose_pairs` raises.
+                is longer than ``limit``; what :func:`~recast_ref.trainers.pairs.choose_pairs` raises.
         """
         if self._sids is None:
             self._sids = Sids.like("\n".join(rows.truths))
@@ -204,15 +201,14 @@ class Chooser:
         return Chosen(pairs.rows, anchors, pairs.advantages, starts, pairs.skipped, metrics)
 
     def _keys(self, rows, step):
-        keys, drawn = torch.empty(len(rows.uids)), {}
-        width = max(rows.places) + 1
-        for row, (uid, place) in enumerate(zip(rows.uids, rows.places)):
-            if uid not in drawn:
-                digest = hashlib.sha256(repr((self.seed, step, rows.prompts[uid])).encode()).digest()
-                generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
-                drawn[uid] = torch.rand(width, generator=generator)
-            keys[row] = drawn[uid][place]
-        return keys
+        """Random keys that are the same in whatever order the rows come."""
+        keys, copies = [], Counter()
+        for uid, response, reward in zip(rows.uids, rows.responses, rows.rewards.tolist()):
+            what = (self.seed, step, *rows.prompts[uid], *response, reward)
+            keys.append((what, copies[uid, what]))  # each copy of an answer has a key of its own
+            copies[uid, what] += 1
+        digests = [hashlib.sha256(repr(key).encode()).digest() for key in keys]
+        return torch.tensor([int.from_bytes(digest[:6], "little") / 2**48 for digest in digests], dtype=torch.float64)
 
     def _anchor(self, response, sid, ends, limit, thinking):
         if self.anchor is None:
@@ -240,9 +236,8 @@ def recast_batch(batch, tokenizer, rewards=None, *, step=0, segment_key=None, **
 
     Args:
         batch: verl's ``DataProto``: ``responses``, ``input_ids``, ``attention_mask``, ``position_ids`` (prompts padded
-        on the
-            left, responses on the right), ``response_mask`` where there is one; ``uid`` and ``reward_model`` with a
-            text ``"ground_truth"`` for each row. Groups may differ in size, rows come in any order.
+            on the left, responses on the right), ``response_mask`` where there is one; ``uid`` and ``reward_model`` with
+            a text ``"ground_truth"`` for each row. Groups may differ in size, rows come in any order.
         tokenizer: of transformers.
         rewards: floating ``(B,)``. Default: the sums of ``rm_scores``.
         step: of training: ties are decided by it.
@@ -254,8 +249,8 @@ def recast_batch(batch, tokenizer, rewards=None, *, step=0, segment_key=None, **
         ``score`` the reward, 1 for an anchor, 0 for a row without a pair. ``meta_info["recast"]`` has the metrics.
 
     Raises:
-        ValueError: rewards that are missing, or anything that was already computed for the answers as they were
-        sampled.
+        ValueError: rewards that are missing, or anything that was computed already for the answers as sampled; what
+            :class:`Chooser` raises. The batch is then as it was.
 
     Source: the place is that of ``_balance_batch`` in verl's ``RayPPOTrainer.fit``.
     """
@@ -276,11 +271,10 @@ def recast_batch(batch, tokenizer, rewards=None, *, step=0, segment_key=None, **
     width = tensors["responses"].shape[1]
     lengths = tensors["attention_mask"][:, -width:].sum(dim=1).tolist()
     mask = tensors.setdefault("response_mask", tensors["attention_mask"][:, -width:].clone())
-    uids, seen = other["uid"].tolist(), {}
+    uids = other["uid"].tolist()
     prompt_mask = tensors["attention_mask"][:, :-width].bool()
     rows = Rows(
         uids=uids,
-        places=[seen.update({uid: seen.get(uid, -1) + 1}) or seen[uid] for uid in uids],
         prompts={uid: tensors["input_ids"][row, :-width][prompt_mask[row]].tolist() for row, uid in enumerate(uids)},
         responses=[ids[:n].tolist() for ids, n in zip(tensors["responses"], lengths)],
         rewards=rewards.detach().float().cpu(),
@@ -376,10 +370,10 @@ def _write(tensors, row, ids, width, pad):
 
 
 def _leaves(positive, negative):
-    """The first token where a negative leaves its positive, both lists of token ids."""
+    """The first token where a negative leaves its positive, both lists of token ids; all of it where it never does."""
     n = max(len(positive), len(negative))
     padded = [torch.tensor(ids + [-1] * (n - len(ids))) for ids in (positive, negative)]
-    return int(branch_mask(padded[0][None], padded[1][None])[0].long().argmax())
+    return n - int(branch_mask(*padded).sum())
 
 
 def group_metrics(rows):

@@ -161,9 +161,8 @@ class _Pairs:
 
     def _read(self, batch):
         """The rows of a batch of whole groups, as :class:`~recast_ref.trainers.verl.Rows`."""
-        names = [key.rsplit("_", 2) for key in batch.keys]  # uid, session, output
-        uids = [uid for uid, _, _ in names]
-        if any(output != "0" for _, _, output in names):
+        uids, _, outputs = zip(*(key.rsplit("_", 2) for key in batch.keys))  # the keys are {uid}_{session}_{output}
+        if set(outputs) != {"0"}:
             raise ValueError("an agent loop with several outputs a session has no one answer; use verl's own sampler")
         width = max(uids.count(uid) for uid in set(uids))
         if width == self.update_width < self.search_width:
@@ -182,8 +181,7 @@ class _Pairs:
                 raise ValueError(f"{name} is not in TransferQueue: {why}")
         prompts, responses = data["prompts"].unbind(), data["responses"].unbind()
         return Rows(
-            uids=uids,
-            places=[int(session) for _, session, _ in names],
+            uids=list(uids),
             prompts={uid: ids.tolist() for uid, ids in zip(uids, prompts)},
             responses=[ids.tolist() for ids in responses],
             rewards=torch.stack([scores.sum() for scores in data["rm_scores"].unbind()]).float(),
@@ -267,8 +265,8 @@ def against(config, options):
     if arm in ("recast", "contrast") and n != 2:
         yield (
             f"actor_rollout_ref.rollout.n={n}: set 2, the width of the update; {WHERE}.search_width={width} is that of "
-            "the search. verl counts mini-batches as ppo_mini_batch_size * rollout.n rows, and would fill up with rows of "
-            "128 tokens"
+            "the search. verl counts mini-batches as ppo_mini_batch_size * rollout.n rows, and would fill up with rows "
+            "of 128 tokens"
         )
     if arm in ("repair", "grpo") and n != width:
         yield f"actor_rollout_ref.rollout.n={n}: set {WHERE}.search_width={width}, as arm={arm} keeps whole groups"
