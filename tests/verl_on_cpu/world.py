@@ -1,7 +1,7 @@
 """A tiny Qwen3, its tokenizer, a catalogue and prompts with next items, made from nothing: no hub, no data.
 
 A user's taste is the first code of the latest item, and each taste has one item that comes next. With random weights a
-policy that keeps to the catalogue names it about once in 512 answers, so that nearly every group of 8 is all-zero;
+policy that keeps to the catalogue names it about once in 2048 answers, so that nearly every group of 8 is all-zero;
 whoever is shown the item for each taste has learned the task.
 """
 
@@ -14,8 +14,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 SIDS = "<s_a_{}><s_b_{}><s_c_{}>"  # OpenOneRec's form
-CODES = (8, 16, 16)  # of each level
-ITEMS = 512
+CODES = (8, 32, 32)  # of each level
+ITEMS = 2048
 RESPONSE_LENGTH = 4  # three codes and <|im_end|>
 PROMPT_LENGTH = 32
 CHAT = (
