@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 
 import numpy as np
@@ -372,9 +374,264 @@ def test_the_estimator_says_where_nothing_was_left():
         )
 
 
-def test_importing_verl_registers_the_estimator_and_recast_ref_imports_no_verl():
-    from importlib.metadata import entry_points
+@pytest.mark.parametrize(
+    "program, answer",
+    [
+        ("import verl; from verl.trainer.ppo import core_algos as c; print(c.get_adv_estimator_fn('recast').__module__)",
+         "recast_ref.trainers.verl"),
+        ("import sys, recast_ref, recast_ref.trainers.pairs; print('verl' in sys.modules)", "False"),
+    ],
+)  # fmt: skip
+def test_importing_verl_registers_the_estimator_and_recast_ref_imports_no_verl(program, answer):
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=1800)
+    assert done.stdout.split()[-1:] == [answer], done.stderr
 
-    plugin = {point.name: point.value for point in entry_points(group="verl.plugins")}
-    assert plugin["recast_ref"] == "recast_ref.trainers.verl"
-    assert core_algos.get_adv_estimator_fn("recast").__module__ == "recast_ref.trainers.verl"
+
+# ---- the trainer's configuration
+
+V1 = "recast_ref.trainers.verl_v1"
+OVERRIDES = [
+    f"trainer.v1.sampler.custom_sampler.path=pkg://{V1}",
+    "trainer.v1.sampler.custom_sampler.name=ReCastReplayBuffer",
+    "+trainer.v1.sampler.sampler_kwargs={search_width: 8, poll_interval: 0.01}",
+    f"+actor_rollout_ref.rollout.agent.agent_loop_manager_class={V1}.WideAgentLoopManager",
+    "actor_rollout_ref.rollout.n=2",
+    "actor_rollout_ref.rollout.calculate_log_probs=False",
+    "algorithm.adv_estimator=recast",
+]
+
+
+def configured(*more, overrides=OVERRIDES):
+    """verl's own configuration with overrides, as its ``main_ppo`` makes it."""
+    from hydra import compose, initialize_config_module
+
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        return compose("ppo_trainer", overrides=[*overrides, "actor_rollout_ref.rollout.name=hf", *more])
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory):
+    from tokenizers import Regex, decoders, models, pre_tokenizers
+    from tokenizers import Tokenizer as Backend
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Backend(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<pad>"))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex("<[^>]*>|hmm"), "isolated")
+    backend.decoder = decoders.Fuse()
+    folder = tmp_path_factory.mktemp("tokenizer")
+    PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>").save_pretrained(folder)
+    return folder
+
+
+def sampler(tokenizer_folder, *more, name="ReCastReplayBuffer", mode="sync"):
+    """The sampler as verl's trainer makes it."""
+    from recast_ref.trainers import verl_v1
+
+    config = configured(f"actor_rollout_ref.model.path={tokenizer_folder}", "data.max_response_length=12", *more)
+    return getattr(verl_v1, name)(
+        trainer_mode=mode,
+        trainer_config=config.trainer.v1.get(mode, {}),
+        max_off_policy_threshold=config.trainer.v1.sampler.max_off_policy_threshold,
+        max_off_policy_strategy=config.trainer.v1.sampler.max_off_policy_strategy,
+        sampler_kwargs=config.trainer.v1.sampler.sampler_kwargs,
+        refill_fn=None,
+    )
+
+
+REFUSED = [
+    ("actor_rollout_ref.rollout.n=8", "rollout.n=8: set 2, the width of the update"),
+    ("trainer.v1.sampler.sampler_kwargs.search_width=1", "search_width: expected"),
+    ("~trainer.v1.sampler.sampler_kwargs.search_width", "search_width: expected"),
+    ("+trainer.v1.sampler.sampler_kwargs.arm=best", "arm: expected one of recast"),
+    ("+trainer.v1.sampler.sampler_kwargs.arm=repair", "rollout.n=2: set .*search_width=8"),
+    ("+trainer.v1.sampler.sampler_kwargs.wieght=1", "unknown .'wieght'., expected of"),
+    ("+trainer.v1.sampler.sampler_kwargs.catalogue=items.txt", "catalogue: .*collapses"),
+    (
+        "~actor_rollout_ref.rollout.agent.agent_loop_manager_class",
+        "agent_loop_manager_class: nothing would search 8 wide",
+    ),
+    ("algorithm.adv_estimator=grpo", "adv_estimator=grpo: set recast"),
+    ("algorithm.filter_groups.enable=True", "filter_groups.enable: it drops all-zero groups"),
+    ("algorithm.use_kl_in_reward=True", "use_kl_in_reward"),
+    ("actor_rollout_ref.rollout.calculate_log_probs=True", "calculate_log_probs: an anchor was not sampled"),
+    ("algorithm.rollout_correction.bypass_mode=True", "rollout_correction.bypass_mode: .*an anchor was not sampled"),
+    ("algorithm.rollout_correction.rollout_is=token", "rollout_correction.rollout_is: .*an anchor was not sampled"),
+    ("reward.reward_model.enable=True", "a colocated reward model scores after the sampler"),
+    ("+actor_rollout_ref.rollout.engine_kwargs.vllm.logits_processors=[x]", "engine_kwargs.vllm: .*collapses"),
+]
+
+
+@pytest.mark.parametrize("override, what", REFUSED, ids=[override for override, _ in REFUSED])
+def test_settings_that_cannot_work_are_refused_before_anything_starts(override, what, tokenizer_folder):
+    with pytest.raises(ValueError, match=what):
+        sampler(tokenizer_folder, override)
+
+
+def test_the_settings_that_work_do_and_the_sampler_fits_the_trainer(tokenizer_folder):
+    with pytest.warns(UserWarning, match="different optimizer steps"):  # verl's defaults: 1024 prompts in steps of 256
+        sampler(tokenizer_folder)
+    sampler(tokenizer_folder, "actor_rollout_ref.rollout.n=8", "+trainer.v1.sampler.sampler_kwargs.arm=repair")
+    sampler(
+        tokenizer_folder,
+        "actor_rollout_ref.rollout.n=8",
+        "+trainer.v1.sampler.sampler_kwargs.arm=grpo",
+        "algorithm.adv_estimator=grpo",
+    )
+    sampler(tokenizer_folder, name="ReCastReplayBufferAsync", mode="colocate_async")
+    with pytest.raises(ValueError, match="custom_sampler.name=ReCastReplayBufferAsync"):
+        sampler(tokenizer_folder, mode="separate_async")
+    with pytest.raises(ValueError, match="custom_sampler.name=ReCastReplayBuffer, not"):
+        sampler(tokenizer_folder, name="ReCastReplayBufferAsync")
+
+
+@pytest.mark.parametrize("gone", ["custom_sampler.name", "sampler_kwargs.search_width"])
+def test_a_wide_search_without_a_sampler_that_cuts_it_is_refused(gone):
+    from recast_ref.trainers.verl_v1 import WideAgentLoopManager
+
+    config = configured(f"~trainer.v1.sampler.{gone}" if "kwargs" in gone else f"trainer.v1.sampler.{gone}=null")
+    with pytest.raises(ValueError, match="a sampler must cut them"):
+        WideAgentLoopManager(config, llm_client=None)
+
+
+# ---- the sampler on a real TransferQueue
+
+
+@pytest.fixture(scope="module")
+def queue():
+    """TransferQueue on a Ray of its own, without a trainer."""
+    import ray
+    import transfer_queue as tq
+
+    folder = tempfile.mkdtemp(prefix="rq")  # Ray's sockets need a short path
+    ray.init(
+        num_cpus=2, object_store_memory=100_000_000, include_dashboard=False, _temp_dir=folder, log_to_driver=False
+    )
+    storage = {"total_storage_size": 10_000, "num_data_storage_units": 1}
+    try:
+        tq.init(OmegaConf.create({"backend": {"storage_backend": "SimpleStorage", "SimpleStorage": storage}}))
+        yield tq
+        tq.close()
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def put(tq, drawn, partition="train", step=1, without=None):
+    """Groups as verl's agent loops put them."""
+    from verl.utils.tensordict_utils import list_of_dict_to_tensordict
+
+    for uid, prompt, target, answers in drawn:
+        fields, tags = [], []
+        for response, reward in answers:
+            n = len(response)
+            fields.append(
+                {
+                    "prompts": T(prompt),
+                    "responses": T(response),
+                    "response_mask": torch.ones(n, dtype=torch.int64),
+                    "loss_mask": torch.ones(n, dtype=torch.int64),
+                    "input_ids": T(prompt + response),
+                    "position_ids": torch.arange(len(prompt) + n),
+                    "rm_scores": torch.nn.functional.pad(T([reward]), (n - 1, 0)),
+                    "reward_model": {"ground_truth": "" if target is None else text(target), "style": "rule"},
+                    "uid": uid,
+                    "segment": "new" if len(prompt) == 1 else "old",
+                }
+            )
+            fields[-1].pop(without, None)
+            lengths = {"prompt_len": len(prompt), "response_len": n, "seq_len": len(prompt) + n}
+            tags.append({"status": "success", "global_steps": step, **lengths})
+        tq.kv_batch_put(
+            keys=[f"{uid}_{i}_0" for i in range(len(answers))],
+            partition_id=partition,
+            fields=list_of_dict_to_tensordict(fields),
+            tags=tags,
+        )
+        done = {"is_prompt": True, "status": "finished", "global_steps": step}
+        tq.kv_put(key=uid, partition_id=partition, tag=done)
+
+
+def clear(tq):
+    for partition, keys in (tq.kv_list() or {}).items():
+        if keys:
+            tq.kv_clear(keys=list(keys), partition_id=partition)
+
+
+NARROW = "trainer.v1.sampler.sampler_kwargs.search_width=2"  # groups of any size
+TEMPLATE = "+trainer.v1.sampler.sampler_kwargs.sid_template='<s_a_{}><s_b_{}><s_c_{}>'"
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(groups(), st.integers(1, 5), st.sampled_from([("", "sync"), ("Async", "colocate_async")]))
+@pytest.mark.filterwarnings("ignore:actor_rollout_ref")
+def test_the_sampler_hands_on_the_pairs_that_recast_batch_makes(queue, tokenizer_folder, drawn, step, kind):
+    """From a real TransferQueue, whatever order the rows are in there; what is dropped is cleared."""
+    clear(queue)
+    put(queue, drawn, step=step)
+    options = [TEMPLATE, NARROW, "+trainer.v1.sampler.sampler_kwargs.segment_key=segment"]
+    mine = sampler(tokenizer_folder, *options, name=f"ReCastReplayBuffer{kind[0]}", mode=kind[1])
+    batch, metrics = mine.sample(global_steps=step, partition_id="train", batch_size=len(drawn))
+    expected = cut(drawn, step=step, segment_key="segment")
+    data = queue.kv_batch_get(keys=batch.keys, partition_id="train")
+    got = {}
+    for key, response, scores, mask, loss_mask, ids, positions, tag in zip(
+        batch.keys,
+        *(
+            data[name].unbind()
+            for name in ("responses", "rm_scores", "response_mask", "loss_mask", "input_ids", "position_ids")
+        ),
+        batch.tags,
+    ):
+        got.setdefault(key.split("_")[0], []).append((response.tolist(), scores.sum().item()))
+        assert torch.equal(ids[-len(response) :], response) and positions.tolist() == list(range(len(ids)))
+        assert (tag["response_len"], tag["seq_len"]) == (len(response), len(ids))
+        assert len(scores) == len(response) and torch.equal(mask, loss_mask)
+        assert mask.all() or metrics["recast/skipped"] == 1
+    paired = {}
+    for uid, response, reward, counted in rows_of(expected):
+        if counted == len(response):
+            paired.setdefault(uid, []).append((response, reward))
+    if metrics["recast/skipped"] < 1:
+        assert got == paired
+        assert metrics["recast/rows_out"] == len(batch) == 2 * len(paired)
+    else:
+        assert int(data["response_mask"].unbind()[0].sum()) == 1
+    same = {name: value for name, value in expected.meta_info["recast"].items() if name != "recast/rows_out"}
+    assert {name: metrics[name] for name in same} == pytest.approx(same)
+    assert set(queue.kv_list()["train"]) == set(batch.keys)
+
+
+@pytest.mark.filterwarnings("ignore:actor_rollout_ref")
+def test_validation_and_plain_groups_pass_as_they_are(queue, tokenizer_folder):
+    clear(queue)
+    put(queue, ALL_ZERO, partition="val")
+    batch, metrics = sampler(tokenizer_folder).sample(global_steps=1, partition_id="val", batch_size=1)
+    assert len(batch) == 2 and not metrics
+    clear(queue)
+    put(queue, ALL_ZERO)
+    whole = [
+        "actor_rollout_ref.rollout.n=8",
+        "+trainer.v1.sampler.sampler_kwargs.arm=grpo",
+        "algorithm.adv_estimator=grpo",
+    ]
+    batch, metrics = sampler(tokenizer_folder, *whole).sample(global_steps=1, partition_id="train", batch_size=1)
+    assert len(batch) == 2 and metrics["recast/all_zero"] == 1 and "recast/repaired" not in metrics
+
+
+@pytest.mark.filterwarnings("ignore:actor_rollout_ref")
+@pytest.mark.parametrize("name", ["rm_scores", "reward_model", "segment"])
+def test_a_field_that_is_missing_is_named(queue, tokenizer_folder, name):
+    clear(queue)
+    put(queue, ALL_ZERO, partition=f"without {name}", without=name)
+    mine = sampler(tokenizer_folder, NARROW, "+trainer.v1.sampler.sampler_kwargs.segment_key=segment")
+    with pytest.raises(ValueError, match=f"{name} is not in TransferQueue"):
+        mine.sample(global_steps=1, partition_id=f"without {name}", batch_size=1)
+
+
+@pytest.mark.filterwarnings("ignore:actor_rollout_ref")
+def test_a_search_that_is_as_narrow_as_the_update_is_refused(queue, tokenizer_folder):
+    """As where another agent-loop manager samples ``rollout.n`` answers."""
+    clear(queue)
+    put(queue, ALL_ZERO)
+    with pytest.raises(ValueError, match="search_width=8, and the groups have 2 answers: set"):
+        sampler(tokenizer_folder).sample(global_steps=1, partition_id="train", batch_size=1)

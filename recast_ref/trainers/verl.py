@@ -236,8 +236,8 @@ def recast_batch(batch, tokenizer, rewards=None, *, step=0, segment_key=None, **
 
     Args:
         batch: verl's ``DataProto``: ``responses``, ``input_ids``, ``attention_mask``, ``position_ids`` (prompts padded
-            on the left, responses on the right), ``response_mask`` where there is one; ``uid`` and ``reward_model`` with
-            a text ``"ground_truth"`` for each row. Groups may differ in size, rows come in any order.
+            on the left, responses on the right), ``response_mask`` where there is one; ``uid`` and ``reward_model``
+            with a text ``"ground_truth"`` for each row. Groups may differ in size, rows come in any order.
         tokenizer: of transformers.
         rewards: floating ``(B,)``. Default: the sums of ``rm_scores``.
         step: of training: ties are decided by it.

@@ -7,6 +7,7 @@ Added to the overrides of a GRPO run of yours::
     '+trainer.v1.sampler.sampler_kwargs={search_width: 32, negative_weight: 0.2}'
     +actor_rollout_ref.rollout.agent.agent_loop_manager_class=recast_ref.trainers.verl_v1.WideAgentLoopManager
     actor_rollout_ref.rollout.n=2
+    actor_rollout_ref.rollout.calculate_log_probs=False
     algorithm.adv_estimator=recast
 
 The data are verl's: ``reward_model.ground_truth`` holds the target SIDs as text, such as ``<s_a_12><s_b_7><s_c_201>``.
@@ -39,6 +40,7 @@ node, any GPU; of the asynchronous trainers only the sampler.
 
 import copy
 import warnings
+from collections import Counter
 
 import torch
 
@@ -120,8 +122,9 @@ class _Pairs:
             )
         options = OmegaConf.to_container(self.sampler_kwargs, resolve=True)
         config = OmegaConf.select(self.sampler_kwargs, ".....")  # sampler_kwargs, sampler, v1, trainer, the whole
-        for why in against(config, options):
-            raise ValueError(why)
+        reasons = list(against(config, options))
+        if reasons:
+            raise ValueError("\n".join(reasons))
         mini_batch = config.actor_rollout_ref.actor.ppo_mini_batch_size
         if mini_batch != config.data.train_batch_size:
             warnings.warn(
@@ -160,11 +163,14 @@ class _Pairs:
         return batch.select_keys([batch.keys[row] for row in keep]), metrics
 
     def _read(self, batch):
-        """The rows of a batch of whole groups, as :class:`~recast_ref.trainers.verl.Rows`."""
-        uids, _, outputs = zip(*(key.rsplit("_", 2) for key in batch.keys))  # the keys are {uid}_{session}_{output}
-        if set(outputs) != {"0"}:
+        """The rows of a batch of whole groups, as :class:`~recast_ref.trainers.verl.Rows`.
+
+        The batch is put in an order that does not hang on when each answer came: sums over it then round the same in a
+        run that is resumed.
+        """
+        if any(not key.endswith("_0") for key in batch.keys):  # {uid}_{session}_{output}
             raise ValueError("an agent loop with several outputs a session has no one answer; use verl's own sampler")
-        width = max(uids.count(uid) for uid in set(uids))
+        width = max(Counter(map(_uid, batch.keys)).values())
         if width == self.update_width < self.search_width:
             raise ValueError(
                 f"{WHERE}.search_width={self.search_width}, and the groups have {width} answers: set "
@@ -179,16 +185,21 @@ class _Pairs:
         ):
             if name is not None and name not in data.keys():
                 raise ValueError(f"{name} is not in TransferQueue: {why}")
-        prompts, responses = data["prompts"].unbind(), data["responses"].unbind()
+        prompts, responses = ([ids.tolist() for ids in data[name].unbind()] for name in ("prompts", "responses"))
+        rewards = [scores.sum().item() for scores in data["rm_scores"].unbind()]
+        truths = [truth_of(item) for item in list(data["reward_model"])]
+        segments = list(data[self.segment_key]) if self.segment_key else [None] * len(truths)
+
+        order = sorted(range(len(truths)), key=lambda row: (prompts[row], responses[row], rewards[row]))
+        batch.reorder(order)
+        uids = [_uid(key) for key in batch.keys]
         return Rows(
-            uids=list(uids),
-            prompts={uid: ids.tolist() for uid, ids in zip(uids, prompts)},
-            responses=[ids.tolist() for ids in responses],
-            rewards=torch.stack([scores.sum() for scores in data["rm_scores"].unbind()]).float(),
-            truths=[truth_of(item) for item in list(data["reward_model"])],
-            segments=[None] * len(uids)
-            if self.segment_key is None
-            else [str(name) for name in list(data[self.segment_key])],
+            uids=uids,
+            prompts={uid: prompts[row] for uid, row in zip(uids, order)},
+            responses=[responses[row] for row in order],
+            rewards=torch.tensor([rewards[row] for row in order]),
+            truths=[truths[row] for row in order],
+            segments=[segments[row] for row in order],
         )
 
     def _write_anchors(self, batch, anchors):
@@ -242,6 +253,10 @@ class ReCastReplayBuffer(_Pairs, ReplayBuffer):
 
 class ReCastReplayBufferAsync(_Pairs, ReplayBufferAsync):
     """The sampler of the asynchronous trainers."""
+
+
+def _uid(key):
+    return key.rsplit("_", 2)[0]
 
 
 def against(config, options):
