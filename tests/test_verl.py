@@ -6,6 +6,7 @@ Four runs of it, each mostly the time that Ray's processes take to import verl; 
 import collections
 import json
 import math
+import statistics
 
 import pytest
 import torch
@@ -68,7 +69,7 @@ def beams(world):
 
 class Run:
     """What a run left behind, by step: ``metrics``; ``passes[kind]``, a list for each step of what each rank saw;
-    ``groups``, the answers to each prompt of training in the order of the sessions; and ``greedy``, all of validation's.
+    ``groups``, the answers to each prompt of training by session; and ``greedy``, all of validation's.
     """
 
     def __init__(self, world, arm, overrides=(), steps=2, ranks=1):
@@ -114,13 +115,11 @@ def test_only_pairs_reach_the_model(grpo, recast, beams):
                 assert sum(entry["tokens"] for entry in its) == sum(len(r["prompt"]) + len(r["answer"]) for r in seen)
                 assert set(collections.Counter(tuple(row["prompt"]) for row in seen).values()) == {rows // 8}
             tokens = mean(sum(entry["tokens"] for entry in run.passes[kind][step]) for step in run.steps)
-            seconds = ", ".join(
-                f"{part} {sorted(run.metrics[step][f'timing_s/{part}'] for step in run.steps)[len(run.steps) // 2]:.3f} s"
-                for part in ("gen", "old_log_prob", "ref", "update_actor", "step")
-            )
             shape = " + ".join(str(entry["rows"]) for entry in run.passes[kind][run.steps[-1]])
             print(f"{name} on {ranks}: {kind} {shape} rows, {tokens:.0f} tokens a step")
-        print(f"{name} on {ranks}: median step: {seconds}")
+        for part in ("gen", "old_log_prob", "ref", "update_actor", "step"):
+            seconds = statistics.median(run.metrics[step][f"timing_s/{part}"] for step in run.steps)
+            print(f"{name} on {ranks}: {part} {seconds:.3f} s, the median")
 
 
 def targets_by_prompt(world, tokenizer):

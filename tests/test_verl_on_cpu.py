@@ -1,4 +1,4 @@
-"""The CPU platform for verl, without a trainer: what is sampled, and log-probs under a catalogue. Skipped without verl."""
+"""The CPU platform for verl, without a trainer: samples, and log-probs under a catalogue. Skipped without verl."""
 
 import pytest
 import torch
@@ -78,7 +78,12 @@ def test_another_seed_step_prompt_or_session_is_another_draw(sampler):
 
 
 @few
-@given(prompt=prompts, session=st.integers(0, 100), length=st.integers(1, 5), temperature=st.sampled_from([0, 0.5, 1, 2]))
+@given(
+    prompt=prompts,
+    session=st.integers(0, 100),
+    length=st.integers(1, 5),
+    temperature=st.sampled_from([0, 0.5, 1, 2]),
+)
 def test_answers_end_as_they_should_and_have_the_log_probs_that_they_were_drawn_by(
     sampler, tokenizer, catalogue, prompt, session, length, temperature
 ):
