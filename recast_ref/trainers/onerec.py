@@ -33,8 +33,8 @@ Things to know, beside those of :mod:`~recast_ref.trainers.verl`:
   Where ``weight`` or ``negative_weight`` is given, each row is a group of its own, whose reward is its advantage: that
   is what ``grpo`` does with a group of one. ``critic/score/*``, ``critic/rewards/*`` and ``training/grpo_*`` are then
   of weights and of groups of one.
-* **Thoughts.** All beams of a prompt share the thought, so that its tokens get ``+w`` and ``-w`` in one step, and cancel:
-  what is learned from is the SID. The same holds for all 32 beams in one step, and not for 32 steps of one row.
+* **Thoughts.** All beams of a prompt share the thought, so that its tokens get ``+w`` and ``-w`` in one step, and
+  cancel: what is learned from is the SID. The same holds for all 32 beams in one step, and not for 32 steps of one row.
 * **Thoughts that the first stage cut off** (``STAGE1_MAX_TOKENS``). Their reward is 0, whatever the beam names. In an
   anchor, ``</think>`` takes the place of the last token of such a thought; the SID then counts for their reward.
 * **Their reward wants** ``<think>`` **in the response.** With ``USE_FORCE_PREFIX=True``, or a chat template that opens
@@ -148,8 +148,8 @@ def against(config, options):
         return
     if actor.loss_agg_mode == "seq-mean-token-mean":
         yield (
-            "actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-mean: a prompt without a pair leaves two rows without "
-            "a token, whose mean is NaN, and their worker then skips the update; set token-mean"
+            "actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-mean: a prompt without a pair leaves two rows "
+            "without a token, whose mean is NaN, and their worker then skips the update; set token-mean"
         )
     yield from _against_sizes(config, actor, rollout)
 
@@ -172,7 +172,7 @@ def _against_sizes(config, actor, rollout):
             remedy = f"make 2 * data.train_batch_size a multiple of rollout.n={rollout.n}, and ppo_mini_batch_size that"
         yield (
             f"actor_rollout_ref.actor.ppo_mini_batch_size={actor.ppo_mini_batch_size}: an optimizer step takes "
-            f"ppo_mini_batch_size * rollout.n // {replicas} = {mini} rows of each replica's {rows} (two rows a prompt), "
+            f"ppo_mini_batch_size * rollout.n // {replicas} = {mini} rows of each replica's {rows} (two a prompt), "
             + ("and parts positive and negative" if mini < rows else "and the loss is divided by the former")
             + f"; {remedy}"
         )

@@ -14,9 +14,9 @@ batch has its rewards and before anything is computed for its rows::
             metrics.update(batch.meta_info.pop("recast"))
             super()._balance_batch(batch, metrics, **kwargs)
 
-``rollout.n`` is then the width of the search, and verl makes mini-batches of ``ppo_mini_batch_size * rollout.n`` rows: with
-``ppo_mini_batch_size = 2 * prompts / rollout.n`` both of a pair are in one optimizer step. (Run like this, on the CPU:
-8 x 8 rows become 16 in all three passes.)
+``rollout.n`` is then the width of the search, and verl makes mini-batches of ``ppo_mini_batch_size * rollout.n`` rows:
+with ``ppo_mini_batch_size = 2 * prompts / rollout.n`` both of a pair are in one optimizer step. (Run like this, on the
+CPU: 8 x 8 rows became 16 in all three passes.)
 
 Things to know, in both:
 

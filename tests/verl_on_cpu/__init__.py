@@ -21,8 +21,8 @@ With it, old, reference and new log-probs, their entropies, and those of the rol
 catalogue has; without it, all of them are over the whole vocabulary. A sampler that keeps to a catalogue beside
 log-probs that do not would teach the policy to leave it.
 
-Written against verl 0.9.1. Three names in it are private: the adapter's half of the rollout registry
-(``_ROLLOUT_REGISTRY``, which has no ``register``), ``FSDPEngine._build_fsdp_module`` (the reference model's
-parameters would be pinned, which takes an accelerator), and the order of two lines in ``initialize_global_process_group_ray``
-(see ``cpu``).
+Written against verl 0.9.1. Two names in it are private: the adapter's half of the rollout registry
+(``_ROLLOUT_REGISTRY``, which has no ``register``), and ``FSDPEngine._build_fsdp_module`` (the reference model's
+parameters would be pinned, which takes an accelerator). And one thing hangs on the order of two lines of verl's
+``initialize_global_process_group_ray``, see ``cpu``.
 """

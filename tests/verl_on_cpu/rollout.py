@@ -6,8 +6,8 @@ or is the ``i``-th beam of one search, so that a run that resumes samples what i
 
 * ``+actor_rollout_ref.model.override_config.catalogue=PATH``: nothing but answers of the catalogue, each with EOS.
 * ``+actor_rollout_ref.rollout.custom.beams=G``: the prompt's G beams instead of samples. Validation is not searched.
-* ``rollout.temperature``, ``rollout.response_length`` and ``rollout.calculate_log_probs`` are verl's, and mean here what
-  they mean with vLLM: EOS is the last token of an answer that ends, log-probs are those that the token was drawn by.
+* ``rollout.temperature``, ``rollout.response_length`` and ``rollout.calculate_log_probs`` are verl's, and mean here
+  what they mean with vLLM: EOS is the last token of an answer that ends, log-probs are those that a token is drawn by.
 """
 
 import hashlib
