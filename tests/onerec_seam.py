@@ -2,15 +2,16 @@
 
 For a maintainer, with a checkout of OpenOneRec, on CPU::
 
-    python -m venv v && v/bin/pip install torch==2.13.0 -e . ray hydra-core tensordict torchdata transformers datasets \\
-        pandas peft accelerate codetiming wandb dill
+    python -m venv v
+    v/bin/pip install torch==2.13.0 -e . ray hydra-core tensordict torchdata transformers datasets pandas peft \\
+        accelerate codetiming wandb dill
     v/bin/python tests/onerec_seam.py path/to/OpenOneRec [--steps N]
 
 A copy of ``verl_rl`` gets the ``main_recast.py`` and ``run_recast.sh`` that the docstring of
 ``recast_ref/trainers/onerec.py`` says how to make, and is run from its own settings. Theirs are the configuration,
-``main``, dataset, two-stage rollout, reward, ``fit()`` and estimator; stubs stand for vLLM (thoughts and beams are drawn
-at random), for the workers (they count rows) and for Ray. Prints the rows of each pass; exit code 0 if all holds, else 1
-with what does not.
+``main``, dataset, two-stage rollout, reward, ``fit()`` and estimator; stubs stand for vLLM (thoughts and beams are
+drawn at random), for the workers (they count rows) and for Ray. Prints the rows of each pass; exit code 0 if all holds,
+else 1 with what does not.
 """
 
 import argparse
@@ -406,7 +407,7 @@ def sids_of(text):
 
 
 def check_logs(plain, ours, width):
-    """Rows left, the shares of kinds of groups, and that the reward's means are those of their run on the same answers."""
+    """Rows left, shares of kinds of groups, and that the reward's means are those of their run on the same answers."""
     for theirs, mine, sampled in zip(plain.logs, ours.logs, ours.workers.sampled):
         prompts = {tuple(prompt) for prompt in sampled.batch["prompts"].tolist()}
         tokenizer = ours.trainer.tokenizer

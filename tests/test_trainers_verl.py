@@ -374,14 +374,16 @@ def test_the_estimator_says_where_nothing_was_left():
         )
 
 
+REGISTERED = "from verl.trainer.ppo import core_algos; print(core_algos.get_adv_estimator_fn('recast').__module__)"
+
+
 @pytest.mark.parametrize(
     "program, answer",
     [
-        ("import verl; from verl.trainer.ppo import core_algos as c; print(c.get_adv_estimator_fn('recast').__module__)",
-         "recast_ref.trainers.verl"),
+        (f"import verl; {REGISTERED}", "recast_ref.trainers.verl"),
         ("import sys, recast_ref, recast_ref.trainers.pairs; print('verl' in sys.modules)", "False"),
     ],
-)  # fmt: skip
+)
 def test_importing_verl_registers_the_estimator_and_recast_ref_imports_no_verl(program, answer):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=1800)
     assert done.stdout.split()[-1:] == [answer], done.stderr
