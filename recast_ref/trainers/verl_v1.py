@@ -34,8 +34,9 @@ See :mod:`~recast_ref.trainers.verl` for what the logs mean. Beyond that:
   has the figures). verl's engines compute them over the whole vocabulary, so constraints on the sampler alone are
   refused.
 
-Run here: verl 0.9.1's ``main_ppo`` on the CPU with FSDP2 (``tests/verl_on_cpu/``). Not run: vLLM, SGLang, more than one
-node, any GPU; of the asynchronous trainers only the sampler.
+Run here: verl 0.9.1's ``main_ppo`` on the CPU with FSDP2 (``tests/verl_on_cpu/``), ``sync`` in the tests and
+``colocate_async`` by hand. Not run: ``separate_async`` (it sends weights by NCCL or the like), vLLM, SGLang,
+more than one node, any GPU.
 """
 
 import copy
