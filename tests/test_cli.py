@@ -122,6 +122,8 @@ def test_examples_in_docstrings(name):
         "contrasting",
         "recasting",
         "branching",
+        "anchoring",
+        "hybrid",
         "losses",
         "memory",
         "sids",
