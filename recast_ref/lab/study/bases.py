@@ -2,7 +2,8 @@
 
 A regime is a share of all-zero groups in percent, ``"94"``: supervised training stops at the first probe of groups that has no more
 of them. ``"94@8"`` probes groups of 8 whatever the group size of the cell, so that cells of several sizes share a base.
-``"converged"`` trains for a given number of updates, the last third of them with a learning rate that falls to 0.
+``"converged"`` trains for a given number of updates, at most four times over the data, the last third with a learning rate that
+falls to 0.
 """
 
 import torch
@@ -14,6 +15,7 @@ from .worlds import HISTORY
 BATCH = 64
 LEARNING_RATE = 1e-3
 MOST_UPDATES = 4000
+MOST_EPOCHS = 4  # of a converged base
 PROBE_EARLY, PROBE_EVERY, EARLY = 5, 25, 300  # updates between probes up to the 300th, and after it
 
 
@@ -39,7 +41,7 @@ def train_base(world, regime, size, width, seed, converged):
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(world.base), generator=generator)
     optimizer, schedule = training.new_optimizer(policy, LEARNING_RATE)
-    converge = regime == "converged"
+    converge, converged = regime == "converged", min(converged, MOST_EPOCHS * len(world.base) // BATCH)
     if converge:
         fall, warm_up = converged / 3, training.WARMUP
         schedule = torch.optim.lr_scheduler.LambdaLR(

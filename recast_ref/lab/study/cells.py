@@ -52,8 +52,8 @@ class Scale:
     prompts: int = 8192
     users: int = 25_000  # of a made-up shop
     converged: int = 1500  # updates of a converged base
-    valid: int = 1000  # prompts, to tune by
-    test: int = 2000
+    valid: int = 2000  # prompts, to tune by
+    test: int = 3000
 
     @classmethod
     def quick(cls):
@@ -133,23 +133,16 @@ def quick_parts(real=()):
 
 def expected_seconds(run, scale):
     """About how long a run takes on one core of the machine it was written on (an AMD EPYC): to weigh a progress bar by."""
-    cell = run.cell
+    cell, arm = run.cell, ARMS[run.cell.arm]
     steps = -(-(cell.prompts or scale.prompts) // 64) * cell.passes if cell.trains else 0
-    size = (cell.width / 64) ** 1.2
-    drawn = 9 + cell.group_size  # milliseconds for 64 prompts
-    if not ARMS[cell.arm].rolls_out:
-        step = 22
-    elif cell.arm in ("recast", "recast-branch", "contrast", "dapo"):
-        step = drawn + 24
-    elif cell.arm.startswith("hybrid"):
-        step = drawn + 46
-    else:
-        step = drawn + 22 + 1.9 * cell.group_size
+    drawn = (7 + 0.9 * cell.group_size) if arm.rolls_out else 0  # milliseconds for 64 prompts
+    whole = 0.5 * cell.group_size * (cell.arm in ("repair", "grpo+sft")) + 0.1 * cell.group_size
+    read = {"grpo": 10, "drgrpo": 10, "dapo": 4, "contrast": 7, "repair": 22}.get(cell.arm, 22)
     points = {"": 0, "coarse": 8, "fine": 20}[cell.curve]
-    judged = 0.8 * (scale.valid + scale.test + points * min(scale.valid, 1000)) + 5 * 8 * drawn * (cell.arm != "popular")
-    return (steps * step + judged) * size / 1000
+    judged = 0.35 * (scale.valid + scale.test + points * min(scale.valid, 1000)) * (6 if cell.world == "thought" else 1)
+    return (steps * (drawn + read + whole * arm.rolls_out) + judged + 600) * (cell.width / 64) ** 1.2 / 1000
 
 
 def base_seconds(regime, width):
     """The same for a base policy."""
-    return (40 if regime == "converged" else 12) * (width / 64) ** 1.2
+    return (40 if regime == "converged" else 8) * (width / 64) ** 1.2

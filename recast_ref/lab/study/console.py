@@ -15,7 +15,7 @@ from .running import Results, run_cells
 
 
 def study(parts, chosen, scale, options, command):
-    """Run the chosen parts; write ``study.csv`` and the report of all that is finished.
+    """Run the chosen parts; write ``study.csv`` and the report of all that is finished, also if it is interrupted.
 
     Args:
         parts: ``{name: (question, cells)}``.
@@ -54,7 +54,8 @@ def study(parts, chosen, scale, options, command):
 
             results = run_cells(cells, scale, out, options.resume, on_progress)
     except KeyboardInterrupt:
-        say(f"Interrupted. To continue: {command} --resume --out {shlex.quote(str(out))}")
+        write(parts, Results(out, scale), out)
+        say(f"Interrupted; {out / 'study.csv'} holds what is finished. To continue: {command} --resume --out {shlex.quote(str(out))}")
         return 130
     except BrokenProcessPool:
         say(f"A worker process died; was memory short? To continue: {command} --resume --out {shlex.quote(str(out))}")
@@ -64,7 +65,7 @@ def study(parts, chosen, scale, options, command):
     return 0
 
 
-def write(parts, results: Results, out):
+def write(parts, results, out):
     """``study.csv`` of every finished cell, and the report of that file."""
     table.save(out / "study.csv", table.rows(parts, results))
     report.write(table.read(out / "study.csv"), out)

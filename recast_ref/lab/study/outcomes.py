@@ -5,10 +5,11 @@ import math
 import torch
 
 from .. import backend
-from ..evaluation import BATCH, BEAM, hits
+from ..evaluation import BATCH, hits
 from ..rollouts import beam
 
 METRICS = ("pass@1", "recall@10", "ndcg@10", "sampled_p@1")
+BEAM = 16  # of which the first 10 items count; for each thought
 DRAWN_SETS = 4  # samples that stand for the chance of a hit where an answer is a set
 PROBED = 512  # groups of a probe
 
@@ -17,7 +18,7 @@ PROBED = 512  # groups of a probe
 def outcomes(policy, world, prompts):
     """Each prompt's outcome, ``{metric: float32 (N,)}``. All are worth ``prompts.worth``, where that is given.
 
-    * ``pass@1``: the first item of a beam search of width 32 is a target (of several SIDs an answer: the likeliest answer hits);
+    * ``pass@1``: the first item of a beam search is a target (of several SIDs an answer: the likeliest answer hits);
     * ``recall@10``, ``ndcg@10``: of all targets, over the first 10 items; not there for several SIDs an answer;
     * ``sampled_p@1``: the probability that a sample hits (of several SIDs an answer: the share of 4 samples that hit).
     """
@@ -36,7 +37,8 @@ def _items(policy, prompts, world):
 
 def _ranked(policy, prompts, world):
     """Which of the ranked SIDs is which target, bool ``(Q, W, K)``, and how many items have each, int64 ``(Q, W)``."""
-    sids = world.answers.sids(beam(policy, prompts.history, BEAM).responses)[:, :, 0]
+    width = BEAM * max(world.answers.thoughts, 1)
+    sids = world.answers.sids(beam(policy, prompts.history, width).responses)[:, :, 0]
     items = world.trie.items(sids)
     if world.answers.thoughts:  # an item that comes again after another thought takes no place
         again = (sids[:, :, None] == sids[:, None]).all(dim=-1).tril(diagonal=-1).any(dim=-1)

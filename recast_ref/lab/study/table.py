@@ -6,7 +6,8 @@
 * ``mean``: a cell over its seeds, with intervals; ``difference``: a cell minus that of the arm ``reference``, on the same seeds and
   prompts;
 * ``segment``: a cell of the part ``whom`` over the test prompts of one ``segment``, a quartile of some property, and the share ``repaired`` of its training groups that had no hit;
-* ``point``: the mean over seeds of a cell after ``step`` steps: composition of groups, what it cost, and on curves validation metrics.
+* ``point``: a cell after ``step`` steps, mean over its seeds: composition of groups, what it cost, and on curves validation metrics;
+  ``seed point``: the same of each seed, for fine curves.
 
 Shares are fractions. A field that does not apply is empty.
 """
@@ -48,7 +49,7 @@ def rows(parts, results):
         for cell in cells:
             in_parts.setdefault(cell, []).append(name)
     finished = {}
-    for cell in sorted(in_parts, key=lambda c: (c.world, c)):  # world by world: they are kept for a while
+    for cell in in_parts:
         rate, missing = results.chosen(cell)
         if rate is not None and not missing:
             finished[cell] = _Cell(cell, rate, in_parts[cell], results)
@@ -148,6 +149,10 @@ class _Cell:
         for points in zip(*(found["curve"] for found in self.found)):
             means = _mean_of(points, (*METRICS, *COMPOSITION, *COST))
             yield {**self.shared, "kind": "point", "step": points[0]["step"], "seeds": len(self.runs), **means}
+            for run, point in zip(self.runs, points):
+                if self.cell.curve == "fine" and METRICS[0] in point:
+                    quality = _mean_of([point], (*METRICS, "rollouts"))
+                    yield {**self.shared, "kind": "seed point", "step": point["step"], "seed": run.seed, **quality}
 
 
 def _between(values, low, high, open_low, open_high):

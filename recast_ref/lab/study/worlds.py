@@ -26,7 +26,7 @@ SHAPE = (48, 8, 8)  # codes: 3,072 items
 BANNERS = 16  # items that wrong labels name
 LIKED = 8  # items that the judge pays for
 NEW = 0.15  # share of the items that are new in the cold world
-THOUGHTS = 8
+THOUGHTS = 4
 SHOPS = {  # Zipf exponent in a cell of 8 items, chance of the main taste, of the preferred sub-cluster
     "sparse": (1.6, 0.75, 0.8),
     "dense": (2.6, 0.9, 0.95),
