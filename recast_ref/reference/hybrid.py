@@ -25,9 +25,7 @@ class Hybrid(NamedTuple):
     advantages: torch.Tensor  # (Q, G): GRPO's where there is a hit; else +weight, -negative_weight, and 0
 
 
-def hybrid(
-    rewards, scores, repairable=None, weight=1.0, negative_weight=0.3, tie_break=None, normalize=True, eps=1e-6
-):
+def hybrid(rewards, scores, repairable=None, weight=1.0, negative_weight=0.3, tie_break=None, normalize=True, eps=1e-6):
     """:func:`~.group_advantages` for groups with a hit, :func:`~.recast` for the others.
 
     ``positive`` and ``negative`` are -1 where the group has a hit. A group without one is skipped, all of its advantages 0, where

@@ -58,7 +58,17 @@ class Scale:
     @classmethod
     def quick(cls):
         """To see that everything runs: about a minute, and figures that mean nothing."""
-        return cls(seeds=1, tuning_seeds=1, rates=(1e-3,), more_rates=(), prompts=256, users=2500, converged=150, valid=100, test=200)
+        return cls(
+            seeds=1,
+            tuning_seeds=1,
+            rates=(1e-3,),
+            more_rates=(),
+            prompts=256,
+            users=2500,
+            converged=150,
+            valid=100,
+            test=200,
+        )
 
     def record(self):
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
@@ -89,7 +99,14 @@ def parts(real=()):
     wrong = [("sparse" if share == 0 else f"wrong-{share}", "converged") for share in WRONG]
     claims = ("grpo", "recast", "recast-branch", "sft-sqrt")
     where = ("grpo", "hybrid-sqrt", "sft", "sft-sqrt", "expected")
-    pays = (("next-4", "converged"), ("judge", "converged"), ("thought", "94"), ("sets-2", "94"), ("cold", "94"), ("value", "94"))
+    pays = (
+        ("next-4", "converged"),
+        ("judge", "converged"),
+        ("thought", "94"),
+        ("sets-2", "94"),
+        ("cold", "94"),
+        ("value", "94"),
+    )
     several = [replace(cell, anchor=anchor)
                for cell in _cells([("next-4", "converged")], ("recast-branch", "hybrid", "hybrid-sqrt"))
                for anchor in ("likeliest", "nearest", "random")]  # fmt: skip
@@ -125,8 +142,9 @@ def quick_parts(real=()):
         first = [c for c in cells if (c.world, c.regime) == (cells[0].world, cells[0].regime)]
         arms = {"grpo", "hybrid-sqrt", "sft", "sft-sqrt", *REFERENCES}
         sizes = {first[0].group_size}, {first[0].width, WIDTHS[0]}
-        chosen[name] = question, tuple(
-            c for c in first if c.arm in arms and c.group_size in sizes[0] and c.width in sizes[1]
+        chosen[name] = (
+            question,
+            tuple(c for c in first if c.arm in arms and c.group_size in sizes[0] and c.width in sizes[1]),
         )
     return chosen
 

@@ -55,7 +55,9 @@ def study(parts, chosen, scale, options, command):
             results = run_cells(cells, scale, out, options.resume, on_progress)
     except KeyboardInterrupt:
         write(parts, Results(out, scale), out)
-        say(f"Interrupted; {out / 'study.csv'} holds what is finished. To continue: {command} --resume --out {shlex.quote(str(out))}")
+        say(
+            f"Interrupted; {out / 'study.csv'} holds what is finished. To continue: {command} --resume --out {shlex.quote(str(out))}"
+        )
         return 130
     except BrokenProcessPool:
         say(f"A worker process died; was memory short? To continue: {command} --resume --out {shlex.quote(str(out))}")

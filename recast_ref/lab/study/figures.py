@@ -1,12 +1,15 @@
 """The study's figures, from rows of ``study.csv``. The same rows draw the same file, byte by byte."""
 
+import math
+
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from . import table
+from . import matching, table
 
 METRICS = ("pass@1", "sampled_p@1")
+TOP = 150  # of the axis of matched budgets, in %
 COLOURS = {
     "grpo": "#555555", "dapo": "#999999", "drgrpo": "#BBBBBB", "recast": "#D55E00", "recast-branch": "#0072B2",
     "repair": "#009E73", "contrast": "#CC79A7", "sft": "#E69F00", "sft-sqrt": "#000000", "hybrid": "#56B4E9",
@@ -48,7 +51,18 @@ def _line(axis, x, rows, metric, name, **style):
     low = np.array([100 * row.get(f"{metric} low", row[metric]) for row in rows])
     high = np.array([100 * row.get(f"{metric} high", row[metric]) for row in rows])
     error = np.maximum([y - low, high - y], 0)
-    axis.errorbar(x, y, error, label=name, marker="o", markersize=3, linewidth=1.2, elinewidth=0.7, color=COLOURS.get(name), **style)
+    axis.errorbar(
+        x,
+        y,
+        error,
+        label=name,
+        marker="o",
+        markersize=3,
+        linewidth=1.2,
+        elinewidth=0.7,
+        color=COLOURS.get(name),
+        **style,
+    )
 
 
 def _order(rows, name):
@@ -69,8 +83,14 @@ def against_share(rows, name):
     for axis, metric in zip(axes, METRICS):
         axis.axhline(0, color=COLOURS["grpo"], linewidth=0.8)
         for arm in _order(rows, "arm"):
-            mine = [r for r in rows if r["kind"] == "difference" and r.get("reference") == "grpo" and r["arm"] == arm and metric in r]
-            mine = sorted((r for r in mine if (r["world"], r["regime"]) in start), key=lambda r: start[r["world"], r["regime"]])
+            mine = [
+                r
+                for r in rows
+                if r["kind"] == "difference" and r.get("reference") == "grpo" and r["arm"] == arm and metric in r
+            ]
+            mine = sorted(
+                (r for r in mine if (r["world"], r["regime"]) in start), key=lambda r: start[r["world"], r["regime"]]
+            )
             if mine and arm != "base":
                 _line(axis, [start[r["world"], r["regime"]] for r in mine], mine, metric, arm)
         axis.set(xlabel="% all-zero groups at the start", ylabel="points")
@@ -84,9 +104,19 @@ def over_training(rows, name):
     figure, axes = _panels(name, [f"{w.rstrip('/').rpartition('/')[2]}, {r}" for w, r in places])
     for axis, (world, regime) in zip(axes, places):
         for row in rows:
-            if row["kind"] == "mean" and (row["world"], row["regime"]) == (world, regime) and row["arm"] not in ("base", "popular"):
+            if (
+                row["kind"] == "mean"
+                and (row["world"], row["regime"]) == (world, regime)
+                and row["arm"] not in ("base", "popular")
+            ):
                 points = [p for p in _points(rows, row) if "all_zero" in p]
-                axis.plot([p["step"] for p in points], [100 * p["all_zero"] for p in points], label=row["arm"], color=COLOURS.get(row["arm"]), linewidth=1.2)
+                axis.plot(
+                    [p["step"] for p in points],
+                    [100 * p["all_zero"] for p in points],
+                    label=row["arm"],
+                    color=COLOURS.get(row["arm"]),
+                    linewidth=1.2,
+                )
         axis.set(xlabel="step", ylabel="% all-zero")
     _legend(figure, axes)
     return figure
@@ -112,7 +142,11 @@ def wrong_labels(rows):
     figure, axes = _panels("wrong", METRICS)
     for axis, metric in zip(axes, METRICS):
         for arm in _order(rows, "arm"):
-            mine = [(int(r["world"].partition("-")[2] or 0), r) for r in rows if r["kind"] == "mean" and r["arm"] == arm and metric in r]
+            mine = [
+                (int(r["world"].partition("-")[2] or 0), r)
+                for r in rows
+                if r["kind"] == "mean" and r["arm"] == arm and metric in r
+            ]
             mine.sort(key=lambda pair: pair[0])
             if mine:
                 _line(axis, [x for x, _ in mine], [r for _, r in mine], metric, arm)
@@ -121,45 +155,31 @@ def wrong_labels(rows):
     return figure
 
 
-def match(rows, arm, metric, **settings):
-    """The share of GRPO's rollouts at which the arm's mean curve first is as good as GRPO's ever is.
-
-    Returns:
-        the share; ``None`` where it is never as good; NaN where GRPO is never better than the base policy.
-    """
-    def curve(name):
-        mine = [r for r in rows if r["kind"] == "point" and r["arm"] == name and metric in r]
-        return [r for r in mine if all(r[k] == v for k, v in settings.items())]
-
-    theirs, mine = curve("grpo"), curve(arm)
-    if not theirs or not mine:
-        return None
-    best = max(theirs, key=lambda r: r[metric])
-    if best["step"] == 0:
-        return float("nan")
-    return next((r["rollouts"] / theirs[-1]["rollouts"] for r in mine if r[metric] >= best[metric]), None)
-
-
-def text_of(share):
-    """In words."""
-    if share is None:
-        return "never"
-    return "grpo never beats the base" if share != share else f"{share:.1%}"
-
-
 def matched(rows, by, name):
-    """Matched budgets, log scale; what is never reached is left out."""
+    """Matched budgets with their intervals, log scale; what is never reached is left out."""
     metrics = ("pass@1", "recall@10", "sampled_p@1")
     figure, axes = _panels(name, metrics, sharey=True)
+    values = sorted(_order(rows, by))
     for axis, metric in zip(axes, metrics):
         for arm in ("recast", "recast-branch"):
-            values = sorted(_order(rows, by))
-            shares = [match(rows, arm, metric, **{by: value}) for value in values]
-            known = [(v, 100 * s) for v, s in zip(values, shares) if s is not None and s == s and s > 0]
-            axis.plot([v for v, _ in known], [s for _, s in known], marker="o", markersize=4, label=arm, color=COLOURS[arm])
+            found = [(value, matching.match(rows, arm, metric, **{by: value})) for value in values]
+            found = [(value, *m) for value, m in found if m and m[1] is not None and 0 < m[0] < math.inf]
+            x, share, low, high = (np.array(column) for column in zip(*found)) if found else ([],) * 4
+            if found:
+                error = 100 * np.stack([share - low, high.clip(max=TOP / 100) - share]).clip(min=0)
+                axis.errorbar(
+                    x, 100 * share, error, marker="o", markersize=4, elinewidth=0.7, label=arm, color=COLOURS[arm]
+                )
         axis.axhline(4.1, color="#555555", linestyle=":", linewidth=0.8, label="the paper's 4.1 %")
-        axis.set(xscale="log", yscale="log", xlabel={"group_size": "G"}.get(by, by), ylabel="% of GRPO's rollouts", ylim=(0.5, 150))
-        axis.set_xticks(values, [str(v) for v in values], minor=False)
+        axis.set(
+            xscale="log",
+            yscale="log",
+            xlabel={"group_size": "G"}.get(by, by),
+            ylabel="% of GRPO's rollouts",
+            ylim=(0.5, TOP),
+        )
+        axis.set_xticks(values, [str(value) for value in values])
+        axis.set_yticks((1, 4.1, 10, 100), ("1", "4.1", "10", "100"))
         axis.minorticks_off()
     _legend(figure, axes)
     return figure
@@ -180,7 +200,13 @@ def curves(rows):
             longest = row["arm"] != "sft-sqrt" or row["passes"] > 1
             points = [p for p in _points(rows, row) if "pass@1" in p]
             if (row["world"], row["regime"]) == (world, regime) and points and longest:
-                axis.plot([p["seconds"] for p in points], [100 * p["pass@1"] for p in points], label=row["arm"], color=COLOURS.get(row["arm"]), linewidth=1.2)
+                axis.plot(
+                    [p["seconds"] for p in points],
+                    [100 * p["pass@1"] for p in points],
+                    label=row["arm"],
+                    color=COLOURS.get(row["arm"]),
+                    linewidth=1.2,
+                )
         axis.set(xlabel="seconds", ylabel="pass@1, %")
     _legend(figure, axes)
     return figure
@@ -195,8 +221,13 @@ def whom(rows):
         here = [r for r in mine if r["world"] == world and r["segment"].rpartition(" ")[0] == name]
         names = _order(here, "segment")
         for arm in _order(here, "arm"):
-            shares = [next((100 * r["repaired"] for r in here if r["arm"] == arm and r["segment"] == s), np.nan) for s in names]
-            axis.plot(range(len(names)), shares, marker="o", markersize=3, label=arm, color=COLOURS.get(arm), linewidth=1.2)
+            shares = [
+                next((100 * r["repaired"] for r in here if r["arm"] == arm and r["segment"] == s), np.nan)
+                for s in names
+            ]
+            axis.plot(
+                range(len(names)), shares, marker="o", markersize=3, label=arm, color=COLOURS.get(arm), linewidth=1.2
+            )
         axis.set_xticks(range(len(names)), [n.rpartition(" ")[2] for n in names])
         axis.set(ylabel="% of groups without a hit", ylim=(0, 105))
     _legend(figure, axes)

@@ -263,4 +263,3 @@ def _train(world, run, results, scale):
 @lru_cache(maxsize=8)
 def _base(path):
     return checkpoints.load(path)
-

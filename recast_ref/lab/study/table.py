@@ -75,7 +75,9 @@ class _Cell:
         seeds = 1 if cell.arm == "popular" else results.scale.seeds
         self.runs = [Run(cell, seed, rate) for seed in range(seeds)]
         self.found = [results.load(run) for run in self.runs]
-        self.values = {m: torch.stack([f["test"][m] for f in self.found]).numpy() for m in METRICS if m in self.found[0]["test"]}
+        self.values = {
+            m: torch.stack([f["test"][m] for f in self.found]).numpy() for m in METRICS if m in self.found[0]["test"]
+        }
         self.shared = {"parts": " ".join(parts), **asdict(cell), "learning_rate": rate or None}
 
     def rows(self):
@@ -87,7 +89,13 @@ class _Cell:
 
     def difference(self, other):
         values = {m: self.values[m] - other.values[m] for m in self.values if m in other.values}
-        return {**self.shared, "kind": "difference", "reference": other.cell.arm, **self._size(), **_with_intervals(values)}
+        return {
+            **self.shared,
+            "kind": "difference",
+            "reference": other.cell.arm,
+            **self._size(),
+            **_with_intervals(values),
+        }
 
     def _size(self):
         return {"seeds": len(self.runs), "prompts_counted": next(iter(self.values.values())).shape[1]}
@@ -101,7 +109,15 @@ class _Cell:
             base = {"base_updates": found["base"]["updates"]} if found["base"] else {}
             means = {m: float(values.mean()) for m, values in found["test"].items()}
             end = _mean_of(found["curve"][-1:], (*COMPOSITION, *COST))
-            yield {**self.shared, "kind": "run", "seed": run.seed, **means, **end, **base, "cpu_seconds": found["cpu_seconds"]}
+            yield {
+                **self.shared,
+                "kind": "run",
+                "seed": run.seed,
+                **means,
+                **end,
+                **base,
+                "cpu_seconds": found["cpu_seconds"],
+            }
         for run in self._tried():
             found = self.results.load(run)
             if "failed" not in found:
@@ -161,7 +177,9 @@ def _between(values, low, high, open_low, open_high):
 
 
 def _mean_of(dicts, names):
-    return {n: float(np.mean([d[n] for d in dicts])) for n in names if dicts and all(d.get(n) is not None for d in dicts)}
+    return {
+        n: float(np.mean([d[n] for d in dicts])) for n in names if dicts and all(d.get(n) is not None for d in dicts)
+    }
 
 
 def _with_intervals(values):
@@ -192,7 +210,9 @@ def read(path):
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != COLUMNS:
             missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-            raise ValueError(f"{path}: not a study.csv of this version{f', it has no column {missing[0]}' if missing else ''}")
+            raise ValueError(
+                f"{path}: not a study.csv of this version{f', it has no column {missing[0]}' if missing else ''}"
+            )
         return [{n: _typed(n, text) for n, text in row.items() if text != "" or n == "curve"} for row in reader]
 
 

@@ -37,7 +37,13 @@ def train(world, run, policy, scale):
     """
     valid, test = world.valid[: scale.valid], world.test[: scale.test]
     if run.cell.arm == "popular":
-        return {"curve": [], "valid": popular(world, valid), "test": popular(world, test), "rows": None, "all_zero": None}
+        return {
+            "curve": [],
+            "valid": popular(world, valid),
+            "test": popular(world, test),
+            "rows": None,
+            "all_zero": None,
+        }
     state = _State(world, run, policy, scale)
     if ARMS[run.cell.arm].blocks:
         state.train()
@@ -88,7 +94,9 @@ class _State:
         return places, groups
 
     def _batch(self, places, groups=None):
-        return Batch(self.world, self.policy, self.world.rl[self.order[places]], self.generator, self.run.cell.anchor, groups)
+        return Batch(
+            self.world, self.policy, self.world.rl[self.order[places]], self.generator, self.run.cell.anchor, groups
+        )
 
     def _learn(self, optimizer, schedule, places, groups):
         if not len(places):
@@ -121,7 +129,9 @@ class _State:
             shares = probe(self.policy, self.world, self.world.valid, cell.group_size)
             point |= dict(zip(("all_zero", "single_hit", "multi_hit"), shares))
         if judged:
-            point |= {k: mean(v) for k, v in outcomes(self.policy, self.world, self.world.valid[:CURVE_PROMPTS]).items()}
+            point |= {
+                k: mean(v) for k, v in outcomes(self.policy, self.world, self.world.valid[:CURVE_PROMPTS]).items()
+            }
         self.curve.append(point)
 
     def _evenly(self, count):

@@ -161,18 +161,14 @@ def _made_up(name, users):
         histories["base"], targets["base"], owners["base"] = (
             x[known] for x in (histories["base"], targets["base"], owners["base"])
         )
-        histories["base"] = np.where(
-            (histories["base"] >= 0) & new[histories["base"]], -1, histories["base"]
-        )
+        histories["base"] = np.where((histories["base"] >= 0) & new[histories["base"]], -1, histories["base"])
 
     counts = np.bincount(np.concatenate([targets["base"][:, 0], targets["rl"][:, 0]]), minlength=len(shop.sids))
     splits = {}
     for part in ("base", "rl", "valid", "test"):
         if answers.named > 1:  # there must be enough to name
             enough = np.array([len(set(row)) >= answers.named for row in targets[part].tolist()])
-            histories[part], targets[part], owners[part] = (
-                x[part][enough] for x in (histories, targets, owners)
-            )
+            histories[part], targets[part], owners[part] = (x[part][enough] for x in (histories, targets, owners))
         shown = wanted = targets[part]
         if kind == "wrong" and part == "rl":
             shown = _mislabelled(wanted, number / 100, len(shop.sids))
