@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from recast_ref import reference
 from recast_ref.lab import arms as lab
-from recast_ref.lab import checkpoints
+from recast_ref.lab import checkpoints, regimes
 from recast_ref.lab.experiment import ExperimentError
 from recast_ref.lab.semantic_ids import Trie
 from recast_ref.lab.study import (
@@ -340,14 +340,14 @@ def test_dapo_updates_on_full_batches_of_groups_with_a_signal():
 def test_a_base_stops_at_its_share_of_all_zero_groups():
     made = worlds.make("dense", USERS)
     policy, record = bases.train_base(made, "90", 4, 16, 0, 20)
-    assert record["all_zero"] <= 0.9 and record["updates"] % bases.PROBE_EARLY == 0
+    assert record["all_zero"] <= 0.9 and record["updates"] % regimes.PROBE_EARLY == 0
     assert outcomes.probe(policy, made, made.valid, 4)[0] == record["all_zero"]
     assert sum(record[name] for name in table.COMPOSITION) == pytest.approx(1)
 
 
 def test_a_regime_that_is_out_of_reach(monkeypatch):
-    monkeypatch.setattr(bases, "MOST_UPDATES", 10)
-    with pytest.raises(bases.RegimeNotReached, match="after 10 updates .* are all-zero, not 1%"):
+    monkeypatch.setattr(regimes, "MOST_UPDATES", 10)
+    with pytest.raises(regimes.RegimeNotReached, match="after 10 updates .* are all-zero, not 1%"):
         bases.train_base(worlds.make("sparse", USERS), "1", 4, 16, 0, 20)
 
 

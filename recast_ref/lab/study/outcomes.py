@@ -5,7 +5,7 @@ import math
 import torch
 
 from .. import backend
-from ..evaluation import BATCH, hits
+from ..evaluation import BATCH, hits, most_popular, ndcg
 from ..rollouts import beam
 
 METRICS = ("pass@1", "recall@10", "ndcg@10", "sampled_p@1")
@@ -58,15 +58,15 @@ def ranking(found, items, prompts):
     real = _real(prompts)
     worth = real.double() if prompts.worth is None else prompts.worth.double() * real
     targets = real.sum(dim=1).clamp(min=1)
-    within = torch.stack(  # the chance that target k is among the first n items: (Q, K, 11)
-        [torch.stack([hits(found[..., k], items, n) for n in range(11)], dim=1) for k in range(found.shape[2])], dim=1
+    first, ten, gain = (
+        torch.stack([measure(found[..., k], items, n) for k in range(found.shape[2])], dim=1)
+        for measure, n in ((hits, 1), (hits, 10), (ndcg, 10))
     )
     discount = 1 / (torch.arange(10, dtype=torch.float64) + 2).log2()
-    gain = (within.diff(dim=2) * discount).sum(dim=2)
     ideal = discount.cumsum(dim=0)[targets.clamp(max=10) - 1]
     return {
-        "pass@1": (within[..., 1] * worth).sum(dim=1),
-        "recall@10": (within[..., 10] * worth).sum(dim=1) / targets,
+        "pass@1": (first * worth).sum(dim=1),
+        "recall@10": (ten * worth).sum(dim=1) / targets,
         "ndcg@10": (gain * worth).sum(dim=1) / ideal,
     }
 
@@ -95,15 +95,12 @@ def _sets(policy, prompts, world, generator):
 
 def popular(world, prompts):
     """The outcomes of naming the most popular items to everybody. A sample is an item by its share of the targets."""
-    order = world.popularity.argsort(descending=True, stable=True)[:BEAM]
-    sids = world.trie.sids[order].expand(len(prompts), -1, -1)
     real = _real(prompts)
-    found = (sids[:, :, None] == prompts.wanted[:, None]).all(dim=-1) & real[:, None]
-    share = world.popularity / world.popularity.sum()
-    node = world.trie.nodes(prompts.wanted)[..., -1]
-    chance = share[node.clamp(min=0)] / world.trie.items(prompts.wanted).clamp(min=1) * real
+    each = [most_popular(world.trie, world.popularity, prompts.wanted[:, k]) for k in range(prompts.wanted.shape[1])]
+    found = torch.stack([found for found, _, _ in each], dim=2) & real[:, None]
+    chance = torch.stack([share for _, _, share in each], dim=1) * real
     worth = 1.0 if prompts.worth is None else prompts.worth
-    result = {**ranking(found, world.trie.items(sids), prompts), "sampled_p@1": (chance * worth).sum(dim=1)}
+    result = {**ranking(found, each[0][1], prompts), "sampled_p@1": (chance * worth).sum(dim=1)}
     return {name: values.float() for name, values in result.items()}
 
 

@@ -18,9 +18,10 @@ import torch
 from ... import __version__
 from .. import checkpoints
 from ..experiment import ExperimentError
+from ..regimes import RegimeNotReached
 from ..workers import cores, deaf_to_ctrl_c, end_with_parent
 from . import worlds
-from .bases import RegimeNotReached, probe_size, train_base
+from .bases import probe_size, train_base
 from .cells import Run, base_seconds, expected_seconds
 from .outcomes import mean
 from .training import train

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from .. import worlds as lab
+from ..evaluation import sid_counts
 from ..semantic_ids import Trie
 from .answers import Answers
 
@@ -274,6 +275,4 @@ def _distinct(sids):
 
 def _world(name, sids, answers, splits, counts):
     trie = Trie(sids)
-    node = trie.nodes(torch.from_numpy(sids))[:, -1]
-    popularity = torch.zeros(len(trie)).index_add(0, node, torch.from_numpy(counts).float())
-    return StudyWorld(name, trie, answers, popularity=popularity, **splits)
+    return StudyWorld(name, trie, answers, popularity=sid_counts(trie, sids, counts), **splits)
