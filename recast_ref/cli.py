@@ -111,6 +111,8 @@ def _compare_options(parser):
     add("--seeds", type=_at_least(1), metavar="N", help="runs of each arm (default: 3; with --quick: 1)")
     how = "groups of independent samples, or the G best of a beam search (default: sample)"
     add("--rollout", choices=("sample", "beam"), default="sample", help=how)
+    how = "train the base until N percent of its groups are all-zero, or until converged (default: on few pairs)"
+    add("--all-zero", type=_regime, metavar="N", help=how)
     how = "path of the functions (default: reference; fast is compiled on first use)"
     add("--backend", choices=("auto", "reference", "fast"), default="reference", help=how)
     add("--out", metavar="DIR", help="where results go (default: a new folder in runs/)")
@@ -170,9 +172,7 @@ def _study(parser, options):
         return console.study(parts, named, scale, options, command)
     except (DataError, ExperimentError, ValueError) as error:
         parser.error(str(error))
-    except FileNotFoundError as error:
-        parser.error(str(error))
-    except OSError as error:
+    except OSError as error:  # a path that is missing, not readable, no folder, ...
         parser.error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
 
 
@@ -275,6 +275,16 @@ def _at_least(low):
     return whole_number
 
 
+def _regime(text):
+    try:
+        share = 50.0 if text == "converged" else float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < 100:
+        raise argparse.ArgumentTypeError(f"expected a percentage such as 94, or converged, got {text!r}")
+    return text
+
+
 def _compare(parser, options):
     missing = missing_packages(LAB_PACKAGES)
     if missing:
@@ -294,13 +304,14 @@ def _compare(parser, options):
     for arm in arms:
         if arm not in ARMS:
             parser.error(f"--arms: no arm {arm}{_suggest(arm, ARMS) or ', only ' + ' '.join(ARMS)}")
-    changes = {name: getattr(options, name) for name in ("group_size", "rollout", "backend")}
+    changes = {name: getattr(options, name) for name in ("group_size", "rollout", "all_zero", "backend")}
     changes["arms"] = arms
     if options.seeds is not None:
         changes["seeds"] = options.seeds
     settings = Settings.quick(**changes) if options.quick else Settings(**changes)
     command = f"recast-ref compare --world {shlex.quote(options.world)} --arms {' '.join(arms)}"
     command += f" --group-size {options.group_size} --seeds {settings.seeds} --rollout {options.rollout}"
+    command += f" --all-zero {options.all_zero}" * bool(options.all_zero)
     command += f" --backend {options.backend}" + " --quick" * options.quick
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)

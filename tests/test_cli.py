@@ -28,7 +28,7 @@ def run(*arguments, cwd=None):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ([], "{compare,explain,check,bench,info}"),
+        ([], "{compare,study,explain,check,bench,info}"),
         (["compar"], "invalid choice: 'compar'"),
         (["compare", "--seed", "3"], "unknown argument --seed (did you mean --seeds?)"),
         (["compare", "--seeds", "0"], "--seeds: expected a whole number, at least 1, got '0'"),
@@ -43,6 +43,12 @@ def run(*arguments, cwd=None):
         (["compare", "--out", "here", "--resume"], "here holds no run to resume"),
         (["compare", "--out", __file__], "test_cli.py: not a folder"),
         (["compare", "--out", str(Path(__file__).parent)], "tests holds other files"),
+        (["compare", "--all-zero", "0"], "--all-zero: expected a percentage such as 94, or converged, got '0'"),
+        (["study", "--only", "mapp"], "no part mapp (did you mean map?)"),
+        (["study", "--world", "no/such/place"], "no world at 'no/such/place'"),
+        (["study", "--resume"], "--resume needs --out DIR"),
+        (["study", "--out", "here", "--resume"], "here holds no study to resume"),
+        (["study", "--report", "no/such/place"], "study.csv: No such file or directory"),
         (["explain", "more"], "unknown argument more"),
     ],
 )
@@ -97,7 +103,7 @@ def test_compare_from_files_to_report(tmp_path):
     out = tmp_path / "runs" / "toy-g4-quick"
     results = json.loads((out / "results.json").read_text())
     assert list(results["arms"]) == ["grpo", "recast", "sft"]
-    for name in ("base", *results["arms"]):
+    for name in ("popular", "base", *results["arms"]):
         assert re.search(rf"^ {name} +\d", result.stdout, re.MULTILINE)
     html = (out / "report.html").read_text()
     assert html.count('<img src="data:image/svg+xml;base64,') == 5

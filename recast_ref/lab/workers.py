@@ -71,10 +71,7 @@ def run_jobs(world, settings, folder, on_progress):
                     records[job] = future.result()
                     if job != COST:
                         shares[job] = 1.0
-                        final = records[job]["final"]
-                        report(
-                            f"{job[0]}, seed {job[1]}: pass@1 {final['pass@1']:.2%}, recall@10 {final['recall@10']:.2%}"
-                        )
+                        report(_line(job, records[job]))
     except BaseException:
         for process in set(multiprocessing.active_children()) - others:
             process.terminate()  # their checkpoints are whole at any moment
@@ -82,6 +79,13 @@ def run_jobs(world, settings, folder, on_progress):
     finally:
         pool.shutdown(cancel_futures=True)
     return records
+
+
+def _line(job, record):
+    """What is told of a job that has ended."""
+    final, regime = record["final"], record.get("regime")
+    line = f"{job[0]}, seed {job[1]}: pass@1 {final['pass@1']:.2%}, recall@10 {final['recall@10']:.2%}"
+    return line + (f", {regime['all_zero']:.1%} all-zero after {regime['updates']} updates" if regime else "")
 
 
 @contextmanager
