@@ -123,9 +123,13 @@ def test_real_interactions_with_wrong_labels(tmp_path):
     clean, wrong = worlds.make(str(path)), worlds.make(f"{path}+wrong-50")
     assert torch.equal(clean.rl.wanted, wrong.rl.wanted) and torch.equal(clean.test.shown, wrong.test.shown)
     assert 0.3 < (clean.rl.shown != wrong.rl.shown).any(dim=-1).float().mean() < 0.7
-    assert set(clean.test.segments) == {"user activity", "item popularity", "category size"}
-    with pytest.raises(ValueError, match="only \\+wrong-NN is known"):
-        worlds.make(f"{path}+cold")
+    assert set(clean.test.segments) == {"user activity", "item popularity", "category size", "new"}
+    with pytest.raises(ValueError, match="only \\+wrong-NN and \\+cold are known"):
+        worlds.make(f"{path}+value")
+    cold = worlds.make(f"{path}+cold")
+    assert len(cold.base) < len(clean.base) and torch.equal(cold.rl.history, clean.rl.history)
+    hidden = {tuple(sid) for sid in cold.test.wanted[torch.from_numpy(cold.test.segments["new"] > 0)][:, 0].tolist()}
+    assert hidden and not hidden & {tuple(sid) for sid in cold.base.history.flatten(0, 1).tolist()}
 
 
 @pytest.mark.parametrize("name", ["sparce", "next-5", "wrong"])

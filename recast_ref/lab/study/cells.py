@@ -15,7 +15,6 @@ class Cell:
     group_size: int = 8
     width: int = 64  # of the policy
     passes: int = 1  # over the prompts
-    prompts: int = 0  # that are seen in a pass; 0: as many as the scale says
     anchor: str = "likeliest"  # of several targets
     curve: str = ""  # of quality on validation: "coarse", "fine" (often, and after the first updates) or "" (none)
 
@@ -37,8 +36,9 @@ class Run:
         cell = self.cell
         world = cell.world.rstrip("/").rpartition("/")[2]
         parts = [world, cell.regime, cell.arm, f"g{cell.group_size}", f"w{cell.width}", f"x{cell.passes}"]
-        parts += [f"n{cell.prompts}"] * bool(cell.prompts) + [cell.anchor] + [cell.curve] * bool(cell.curve)
-        return "_".join([*parts, f"lr{self.learning_rate:g}", f"seed{self.seed}"])
+        return "_".join(
+            [*parts, cell.anchor, *[cell.curve] * bool(cell.curve), f"lr{self.learning_rate:g}", f"seed{self.seed}"]
+        )
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,12 @@ def parts(real=()):
     several = [replace(cell, anchor=anchor)
                for cell in _cells([("next-4", "converged")], ("recast-branch", "hybrid", "hybrid-sqrt"))
                for anchor in ("likeliest", "nearest", "random")]  # fmt: skip
-    away = [("other-1", "94"), ("other-1", "converged"), *((p, r) for p in real for r in ("94", "converged", "wrong"))]
-    away = [(p + "+wrong-30", "converged") if r == "wrong" else (p, r) for p, r in away]
+    twists = (("", "94"), ("", "converged"), ("+wrong-30", "converged"), ("+cold", "94"))
+    away = [
+        ("other-1", "94"),
+        ("other-1", "converged"),
+        *((p + twist, regime) for p in real for twist, regime in twists),
+    ]
     return {
         "map": ("Which arm at which share of all-zero groups?", _cells(MAP, (*REFERENCES, *PUBLISHED, *OURS))),
         "budget": ("After what share of GRPO's rollouts is its best reached, by group size?",
@@ -123,9 +127,11 @@ def parts(real=()):
         "wrong": ("What do wrong labels do?",
                   _cells(wrong, ("base", "grpo", "recast-branch", "sft", "sft-sqrt", "expected", "hybrid", "hybrid-sqrt", "grpo+sft"))),
         "pays": ("Where do rollouts pay?",
-                 (*_cells(pays, ("base", *where), curve="coarse"), *_cells(pays, ("sft-sqrt",), passes=4, curve="coarse"), *several)),
+                 (*_cells(pays, ("base", *where), curve="coarse"), *_cells([("value", "94")], ("drgrpo",), curve="coarse"),
+                  *_cells(pays, ("sft-sqrt",), passes=4, curve="coarse"), *several)),
         "whom": ("For whom does it change what, and whom does repair fall on?",
-                 (*_cells([("sparse", "94"), *((p, "94") for p in real)], ("base", "grpo", "recast-branch", "sft", *OURS)),
+                 (*_cells([("sparse", "94"), *((p + twist, "94") for p in real for twist in ("", "+cold"))],
+                          ("base", "grpo", "recast-branch", "sft", *OURS)),
                   *_cells([("cold", "94")], ("base", *where), curve="coarse"))),
         "map32": ("The map with groups of 32",
                   _cells([("sparse", "94"), ("sparse", "85"), ("sparse", "70"), ("sparse", "converged")],
@@ -136,23 +142,22 @@ def parts(real=()):
 
 
 def quick_parts(real=()):
-    """The first place of each part, with an arm that rolls out and one that does not."""
-    chosen = {}
-    for name, (question, cells) in parts(real).items():
-        first = [c for c in cells if (c.world, c.regime) == (cells[0].world, cells[0].regime)]
-        arms = {"grpo", "hybrid-sqrt", "sft", "sft-sqrt", *REFERENCES}
-        sizes = {first[0].group_size}, {first[0].width, WIDTHS[0]}
-        chosen[name] = (
-            question,
-            tuple(c for c in first if c.arm in arms and c.group_size in sizes[0] and c.width in sizes[1]),
-        )
-    return chosen
+    """Of each part the place of its first cell, with arms that roll out and arms that do not."""
+    arms = {"grpo", "hybrid-sqrt", "sft", "sft-sqrt", *REFERENCES}
+
+    def place(cell):
+        return cell.world, cell.regime, cell.group_size, cell.width
+
+    return {
+        name: (question, tuple(c for c in cells if place(c) == place(cells[0]) and c.arm in arms))
+        for name, (question, cells) in parts(real).items()
+    }
 
 
 def expected_seconds(run, scale):
     """About how long a run takes on one core of the machine it was written on (an AMD EPYC): to weigh a progress bar by."""
     cell, arm = run.cell, ARMS[run.cell.arm]
-    steps = -(-(cell.prompts or scale.prompts) // 64) * cell.passes if cell.trains else 0
+    steps = -(-scale.prompts // 64) * cell.passes if cell.trains else 0
     drawn = (7 + 0.9 * cell.group_size) if arm.rolls_out else 0  # milliseconds for 64 prompts
     whole = 0.5 * cell.group_size * (cell.arm in ("repair", "grpo+sft")) + 0.1 * cell.group_size
     read = {"grpo": 10, "drgrpo": 10, "dapo": 4, "contrast": 7, "repair": 22}.get(cell.arm, 22)

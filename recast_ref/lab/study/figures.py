@@ -1,5 +1,6 @@
 """The study's figures, from rows of ``study.csv``. The same rows draw the same file, byte by byte."""
 
+import itertools
 import math
 
 import numpy as np
@@ -74,7 +75,7 @@ def _points(rows, row):
 
 
 def against_share(rows, name):
-    """Each arm minus GRPO against the share of all-zero groups that the base policy starts with."""
+    """Each arm minus GRPO against the share of all-zero groups that the base policy starts with, a line in each world."""
     figure, axes = _panels(name, [f"{metric}, minus grpo" for metric in METRICS])
     start = {}
     for row in rows:
@@ -82,17 +83,12 @@ def against_share(rows, name):
             start[row["world"], row["regime"]] = 100 * row["all_zero"]
     for axis, metric in zip(axes, METRICS):
         axis.axhline(0, color=COLOURS["grpo"], linewidth=0.8)
-        for arm in _order(rows, "arm"):
-            mine = [
-                r
-                for r in rows
-                if r["kind"] == "difference" and r.get("reference") == "grpo" and r["arm"] == arm and metric in r
-            ]
-            mine = sorted(
-                (r for r in mine if (r["world"], r["regime"]) in start), key=lambda r: start[r["world"], r["regime"]]
-            )
+        for arm, world in itertools.product(_order(rows, "arm"), _order(rows, "world")):
+            mine = [r for r in rows if (r["kind"], r["arm"], r["world"]) == ("difference", arm, world) and metric in r]
+            mine = [r for r in mine if r["reference"] == "grpo" and (world, r["regime"]) in start]
+            mine.sort(key=lambda r: start[r["world"], r["regime"]])
             if mine and arm != "base":
-                _line(axis, [start[r["world"], r["regime"]] for r in mine], mine, metric, arm)
+                _line(axis, [start[world, r["regime"]] for r in mine], mine, metric, arm)
         axis.set(xlabel="% all-zero groups at the start", ylabel="points")
     _legend(figure, axes)
     return figure

@@ -217,7 +217,7 @@ def read(path):
 
 
 TEXT = {"parts", "kind", "world", "regime", "arm", "anchor", "curve", "reference", "segment"}
-WHOLE = {"group_size", "width", "passes", "prompts", "seed", "seeds", "prompts_counted", "step"}
+WHOLE = {"group_size", "width", "passes", "seed", "seeds", "prompts_counted", "step"}
 
 
 def _typed(name, text):

@@ -60,7 +60,7 @@ class _State:
     def __init__(self, world, run, policy, scale):
         self.world, self.run, self.policy, self.arm = world, run, policy, ARMS[run.cell.arm]
         self.generator = torch.Generator().manual_seed(run.seed)
-        order = np.random.default_rng(run.seed).permutation(len(world.rl))[: run.cell.prompts or scale.prompts]
+        order = np.random.default_rng(run.seed).permutation(len(world.rl))[: scale.prompts]
         self.order = torch.from_numpy(order)
         self.all_zero = torch.zeros(len(order), dtype=torch.bool)
         self.batches = torch.arange(len(order)).split(BATCH)

@@ -4,8 +4,8 @@ Most are one made-up shop with a twist, told by the name: ``sparse`` and ``dense
 (30 % of the logged targets are banner items), ``next-4`` (any of the next four items is a hit), ``judge`` (the reward is a model of
 the user, the log shows one item), ``thought`` (a free code before the SID, which the reward does not see), ``sets-2`` (an answer
 names two SIDs, which must differ), ``cold`` (15 % of the items are new to the base policy), ``value`` (a hit is worth what the item
-is worth), ``other-1`` (the sparse shop from another seed). ``PATH`` and ``PATH+wrong-30`` are files of real interactions, as
-``recast-ref compare --world`` takes them.
+is worth), ``other-1`` (the sparse shop from another seed). ``PATH``, ``PATH+wrong-30`` and ``PATH+cold`` are files of real
+interactions, as ``recast-ref compare --world`` takes them.
 """
 
 import re
@@ -137,7 +137,7 @@ def _made_up(name, users):
     number = int(number or 0)
     shop = _shop(kind if kind in SHOPS else "sparse", users, seed=number if kind == "other" else 0)
     rng = np.random.default_rng(1)
-    new = rng.random(len(shop.sids)) < NEW if kind == "cold" else np.zeros(len(shop.sids), dtype=bool)
+    new = _new_items(len(shop.sids)) if kind == "cold" else np.zeros(len(shop.sids), dtype=bool)
     prices = np.exp(rng.normal(size=len(shop.sids))).clip(0.1, 8) if kind == "value" else None
     answers = Answers(thoughts=THOUGHTS if kind == "thought" else 0, named=number if kind == "sets" else 1)
     kept = {"next": number, "sets": NEXT}.get(kind, 1)
@@ -157,12 +157,10 @@ def _made_up(name, users):
     owners = {part: u for part, (u, _) in rows.items()}
     histories["base"], targets["base"] = _every_step(shop.items[parts["base"]], kept)
     owners["base"] = np.tile(parts["base"], len(targets["base"]) // max(len(parts["base"]), 1))
-    if kind == "cold":  # a new item is unknown to the base: no target, and a hole in a history
+    if kind == "cold":
         known = ~new[targets["base"][:, 0]]
-        histories["base"], targets["base"], owners["base"] = (
-            x[known] for x in (histories["base"], targets["base"], owners["base"])
-        )
-        histories["base"] = np.where((histories["base"] >= 0) & new[histories["base"]], -1, histories["base"])
+        histories["base"], targets["base"], owners["base"] = (x["base"][known] for x in (histories, targets, owners))
+        histories["base"] = _without(histories["base"], new)
 
     counts = np.bincount(np.concatenate([targets["base"][:, 0], targets["rl"][:, 0]]), minlength=len(shop.sids))
     splits = {}
@@ -185,7 +183,7 @@ def _made_up(name, users):
             segments={
                 "item popularity": counts[wanted[:, 0]],
                 "category size": _category_size(shop.sids, counts)[wanted[:, 0]],
-                "new": new[wanted[:, 0]].astype(np.int64),
+                "new": new[wanted[:, 0]],
             },
         )
     return _world(name, shop.sids, answers, splits, counts)
@@ -224,8 +222,8 @@ def _liked(shop, users):
 
 def _real(name, path, twist):
     world = lab.load_world(path)
-    if twist and not re.fullmatch(r"wrong-\d+", twist):
-        raise ValueError(f"no world {name!r}: after the path, only +wrong-NN is known")
+    if twist != "cold" and twist and not re.fullmatch(r"wrong-\d+", twist):
+        raise ValueError(f"no world {name!r}: after the path, only +wrong-NN and +cold are known")
     order = np.random.default_rng(0).permutation(len(world.train))
     pairs = {
         "base": world.train[order[: len(order) // 2]],
@@ -235,20 +233,34 @@ def _real(name, path, twist):
     }
     counts = np.bincount(world.train.target, minlength=len(world.sids))
     activity = np.bincount(world.train.user, minlength=1 + max(int(p.user.max()) for p in pairs.values()))
+    new = _new_items(len(world.sids)) if twist == "cold" else np.zeros(len(world.sids), dtype=bool)
+    pairs["base"] = pairs["base"][~new[pairs["base"].target]]
     splits = {}
     for part, pair in pairs.items():
-        wanted = pair.target[:, None]
-        shown = _mislabelled(wanted, int(twist[6:]) / 100, len(world.sids)) if twist and part == "rl" else wanted
+        history, wanted = pair.history[:, -HISTORY:], pair.target[:, None]
+        mislabel = part == "rl" and twist.startswith("wrong")
+        shown = _mislabelled(wanted, int(twist[6:]) / 100, len(world.sids)) if mislabel else wanted
+        history = _without(history, new) if part == "base" else history
         segments = {
             "user activity": activity[pair.user],
             "item popularity": counts[pair.target],
             "category size": _category_size(world.sids, counts)[pair.target],
+            "new": new[pair.target],
         }
-        splits[part] = _prompts(world.sids, Answers(), pair.history[:, -HISTORY:], shown, wanted, None, segments)
+        splits[part] = _prompts(world.sids, Answers(), history, shown, wanted, None, segments)
     return _world(name, world.sids, Answers(), splits, counts)
 
 
 # ---- both
+
+
+def _new_items(catalogue):
+    """Which items are new: unknown to the base policy, no target of its, and a hole in its histories."""
+    return np.random.default_rng(1).random(catalogue) < NEW
+
+
+def _without(histories, new):
+    return np.where((histories >= 0) & new[histories], -1, histories)
 
 
 def _category_size(sids, counts):
