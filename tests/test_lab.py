@@ -501,6 +501,19 @@ def test_a_base_of_a_regime(world, tmp_path, rollout):
     assert training.base_of_regime(world, converged, 0)[1]["updates"] == 4  # 32 pairs are one batch
 
 
+def test_an_experiment_from_a_base_of_a_regime(world, tmp_path):
+    settings = experiment.Settings(**TINY, seeds=1, arms=("grpo",), all_zero="90")
+    results = experiment.compare(world, settings, tmp_path)
+    regime, pairs = results["base"]["0"]["regime"], len(world.train) // 2
+    assert regime["all_zero"] <= 0.9 and results["world"]["base_pairs"] == pairs
+    assert results["world"]["rl_prompts"] == min(64, len(world.train) - pairs)
+    headers, (popular_, base, grpo) = summary.table(results)
+    first, last = headers.index("groups at first"), headers.index("groups at last")
+    assert base[first].startswith(f"{100 * regime['all_zero']:.0f}/") and base[last] == ""
+    assert all(sum(map(int, grpo[i].split("/"))) in (99, 100, 101) for i in (first, last))
+    assert popular_[0] == "popular" and popular_[first] == ""
+
+
 def test_a_regime_out_of_reach_is_an_error_that_says_how_far_it_got(world, tmp_path, monkeypatch):
     monkeypatch.setattr(regimes, "MOST_UPDATES", 10)
     with pytest.raises(regimes.RegimeNotReached, match=r"after 10 updates of the base policy \d+% .* not 1%"):
