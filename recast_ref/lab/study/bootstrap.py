@@ -4,6 +4,8 @@ Both are resampled: a seed is another base policy, order and rollouts, a prompt 
 same prompts, so that what both find hard does not blur their difference.
 """
 
+from functools import lru_cache
+
 import numpy as np
 
 DRAWS = 1000
@@ -22,9 +24,14 @@ def interval(values):
     seeds, prompts = values.shape
     if seeds < 2:
         return None, None
-    rng = np.random.default_rng(0)  # the same draws for every arm
-    of_seeds = rng.multinomial(seeds, [1 / seeds] * seeds, size=DRAWS) / seeds
-    of_prompts = rng.multinomial(prompts, [1 / prompts] * prompts, size=DRAWS) / prompts
-    means = ((of_seeds @ values.astype(np.float64)) * of_prompts).sum(axis=1)
+    of_seeds, of_prompts = _weights(seeds, prompts)
+    means = ((of_prompts @ values.T.astype(np.float64)) * of_seeds).sum(axis=1)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
+
+
+@lru_cache(maxsize=2)
+def _weights(seeds, prompts):
+    """How often each seed and each prompt is drawn, as shares: ``(1000, seeds)``, ``(1000, prompts)``. The same for every arm."""
+    rng = np.random.default_rng(0)
+    return tuple(rng.multinomial(n, [1 / n] * n, size=DRAWS) / n for n in (seeds, prompts))
