@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from recast_ref import reference
 from recast_ref.lab import arms as lab
@@ -376,6 +377,20 @@ def test_an_interval_is_as_wide_as_the_noise():
     assert np.mean(covered) > 0.8
     assert bootstrap.interval(np.full((3, 7), 0.25)) == pytest.approx((0.25, 0.25))
     assert bootstrap.interval(values[:1]) == (None, None)
+
+
+@given(
+    hnp.arrays(np.int64, st.integers(1, 40), elements=st.integers(0, 9)),
+    hnp.arrays(np.int64, 20, elements=st.integers(-3, 12)),
+)
+def test_every_value_lies_in_one_quartile(train, test):
+    found = table.quartiles(train, test)
+    assert sum(in_train.astype(int) for _, in_train, _ in found).tolist() == [1] * len(train)
+    assert sum(in_test.astype(int) for _, _, in_test in found).tolist() == [1] * 20
+    for value in set(train.tolist()) & set(test.tolist()):  # where it lies does not depend on the split
+        assert [in_train[train == value].all() for _, in_train, _ in found] == [
+            t[test == value].all() for _, _, t in found
+        ]
 
 
 # ---- matched budget

@@ -94,7 +94,7 @@ def parts(real=()):
     """The cells of each part, the most important part first: ``{name: (question, cells)}``.
 
     Args:
-        real: paths of worlds of real interactions, for the part ``elsewhere``.
+        real: paths of worlds of real interactions, for the parts ``whom`` and ``elsewhere``.
     """
     wrong = [("sparse" if share == 0 else f"wrong-{share}", "converged") for share in WRONG]
     claims = ("grpo", "recast", "recast-branch", "sft-sqrt")

@@ -132,25 +132,19 @@ class _Cell:
 
     def _segments(self):
         world = worlds.make(self.cell.world, self.results.scale.users)
-        for name, all_values in world.test.segments.items():
-            values = all_values[: next(iter(self.values.values())).shape[1]]
-            train = world.rl.segments[name]
-            quartile, _ = segments(train)
-            edges = [(train[quartile == q].min(), train[quartile == q].max()) for q in range(quartile.max() + 1)]
-            for i, (low, high) in enumerate(edges):
-                open_low, open_high = i == 0, i == len(edges) - 1
-                inside = _between(values, low, high, open_low, open_high)
-                if not inside.any():
-                    continue
-                yield {
-                    **self.shared,
-                    "kind": "segment",
-                    "segment": f"{name} {low}" if low == high else f"{name} {low}-{high}",
-                    "seeds": len(self.runs),
-                    "prompts_counted": int(inside.sum()),
-                    **_with_intervals({m: v[:, inside] for m, v in self.values.items()}),
-                    "repaired": self._repaired(_between(train, low, high, open_low, open_high)),
-                }
+        size = self._size()["prompts_counted"]
+        for name, test in world.test.segments.items():
+            for label, in_train, in_test in quartiles(world.rl.segments[name], test[:size]):
+                if in_test.any():
+                    yield {
+                        **self.shared,
+                        "kind": "segment",
+                        "segment": f"{name} {label}",
+                        "seeds": len(self.runs),
+                        "prompts_counted": int(in_test.sum()),
+                        **_with_intervals({m: v[:, in_test] for m, v in self.values.items()}),
+                        "repaired": self._repaired(in_train),
+                    }
 
     def _repaired(self, inside):
         shares = []
@@ -171,9 +165,15 @@ class _Cell:
                     yield {**self.shared, "kind": "seed point", "step": point["step"], "seed": run.seed, **quality}
 
 
-def _between(values, low, high, open_low, open_high):
-    """Inside the segment; the first and the last hold what lies beyond."""
-    return ((values >= low) | open_low) & ((values <= high) | open_high)
+def quartiles(train, test):
+    """Quartiles of the training values, and which values lie in each: ``[(label, bool (N,), bool (M,)), ...]``.
+
+    A test value lies in the last quartile that begins at it or below, and in the first if there is none, so that each lies in one.
+    """
+    quartile, labels = segments(train)
+    begins = np.array([train[quartile == q].min() for q in range(len(labels))])
+    place = (np.searchsorted(begins, test, side="right") - 1).clip(min=0)
+    return [(label, quartile == q, place == q) for q, label in enumerate(labels)]
 
 
 def _mean_of(dicts, names):
