@@ -75,6 +75,7 @@ def test_anchor_weights_by_hand():
     expected = [0.1 / 0.225, 0.2 / 0.225, 0.4 / 0.225, 0.2 / 0.225]
     assert anchor_weights(p.log()).tolist() == pytest.approx(expected)
     assert anchor_weights(p.log(), largest=1.5).tolist() == pytest.approx([*expected[:2], 1.5, expected[3]])
+    assert anchor_weights(T([0.0, *[-99.0] * 9])).tolist() == pytest.approx([4.0, *[0.0] * 9])  # 10, cut to 4
     assert anchor_weights(p.log(), alpha=0.0).tolist() == [1.0] * 4
     assert anchor_weights(p.log(), alpha=1.0).tolist() == pytest.approx((p / p.mean()).tolist())
 
