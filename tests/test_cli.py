@@ -115,6 +115,25 @@ def test_compare_from_files_to_report(tmp_path):
     assert json.loads((out / "results.json").read_text())["arms"] == results["arms"]
 
 
+def test_study_from_the_command_line_to_the_report_and_back(tmp_path):
+    command = ["study", "--quick", "--only", "map,wrong", "--out", "out"]
+    result = run(*command, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"About \d+\.\d hours on \d+ idle cores?\n", result.stdout)
+    assert "sparse_99_sft-sqrt_g8_w64_x1_likeliest_lr0.001_seed0: validation pass@1" in result.stdout
+    made = (tmp_path / "out" / "study.md").read_bytes()
+    assert b"Which arm at which share" in made and b"What do wrong labels do?" in made
+    again = run(*command, cwd=tmp_path)
+    assert again.returncode == 2 and "already holds a study: add --resume" in again.stderr
+    finished = run(*command, "--resume", cwd=tmp_path)
+    assert finished.returncode == 0 and "validation pass@1" not in finished.stdout  # nothing was left to do
+    (tmp_path / "out" / "study.md").unlink()
+    assert run("study", "--report", "out", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "out" / "study.md").read_bytes() == made
+    listed = run("study", "--list")
+    assert listed.returncode == 0 and re.search(r"^map +\d+ cells  Which arm", listed.stdout, re.MULTILINE)
+
+
 @pytest.mark.parametrize(
     "name", [m.name for m in pkgutil.walk_packages(recast_ref.__path__, "recast_ref.") if "__main__" not in m.name]
 )

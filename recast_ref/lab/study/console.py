@@ -46,7 +46,7 @@ def study(parts, chosen, scale, options, command):
             def on_progress(done, total, line):
                 nonlocal told
                 if not told:
-                    say(f"About {total / 3600 / cores():.1f} hours on {cores()} idle cores")
+                    say(f"About {total / 3600 / cores():.1f} hours on {cores()} idle core{'s' * (cores() > 1)}")
                     told = True
                 bar.update(task, completed=done, total=total)
                 if line:

@@ -9,7 +9,7 @@
 * ``point``: a cell after ``step`` steps, mean over its seeds: composition of groups, what it cost, and on curves validation metrics;
   ``seed point``: the same of each seed, for fine curves.
 
-Shares are fractions. A field that does not apply is empty.
+``prompts`` are those of a pass, ``users`` those of a made-up shop. Shares are fractions. A field that does not apply is empty.
 """
 
 import csv
@@ -28,10 +28,23 @@ from .outcomes import METRICS
 
 REFERENCES = ("base", "grpo", "sft-sqrt")
 SETTINGS = tuple(Cell.__dataclass_fields__)
+WORK = ("prompts", "users")  # of the scale
 COMPOSITION = ("all_zero", "single_hit", "multi_hit")
 COST = ("rollouts", "actor_tokens", "seconds")
 COLUMNS = (
-    *("parts", "kind", *SETTINGS, "learning_rate", "seed", "seeds", "prompts_counted", "reference", "segment", "step"),
+    *(
+        "parts",
+        "kind",
+        *SETTINGS,
+        *WORK,
+        "learning_rate",
+        "seed",
+        "seeds",
+        "prompts_counted",
+        "reference",
+        "segment",
+        "step",
+    ),
     *(f"{metric}{suffix}" for metric in METRICS for suffix in ("", " low", " high")),
     *(*COMPOSITION, "repaired", *COST, "base_updates", "cpu_seconds"),
 )
@@ -79,6 +92,7 @@ class _Cell:
             m: torch.stack([f["test"][m] for f in self.found]).numpy() for m in METRICS if m in self.found[0]["test"]
         }
         self.shared = {"parts": " ".join(parts), **asdict(cell), "learning_rate": rate or None}
+        self.shared |= {name: getattr(results.scale, name) for name in WORK}
 
     def rows(self):
         yield from self._runs()
@@ -217,7 +231,7 @@ def read(path):
 
 
 TEXT = {"parts", "kind", "world", "regime", "arm", "anchor", "curve", "reference", "segment"}
-WHOLE = {"group_size", "width", "passes", "seed", "seeds", "prompts_counted", "step"}
+WHOLE = {"group_size", "width", "passes", "prompts", "users", "seed", "seeds", "prompts_counted", "step"}
 
 
 def _typed(name, text):
