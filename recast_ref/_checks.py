@@ -207,6 +207,28 @@ def branch_tensors(positive_tokens, negative_tokens):
     arguments.tensor("negative_tokens", negative_tokens, "... T", "int64")
 
 
+def anchor_tensors(targets, values, tie_break=None):
+    """Check the targets that anchors are chosen from, and what ranks them. Returns which are real: bool ``(Q, K)``."""
+    arguments = Arguments()
+    arguments.tensor("targets", targets, "Q K L", "int64")
+    real = (targets >= 0).all(dim=-1)
+    for name, keys in (("values", values), ("tie_break", tie_break)):
+        if keys is not None or name not in OPTIONAL:
+            arguments.tensor(name, keys, "Q K", "floating")
+            refuse(name, keys.isnan() & real, keys, "values that can be ranked")
+    return real
+
+
+def anchor_weight_options(logps, alpha, largest):
+    """Check the log-probs of anchors. Returns the two numbers as floats."""
+    Arguments().tensor("logps", logps, "Q", "floating")
+    refuse("logps", ~logps.isfinite(), logps, "finite values: the policy must be able to say the anchor")
+    alpha = number("alpha", alpha, low=0)
+    if alpha > 1:
+        raise ValueError(f"alpha: expected a number in [0, 1], 0 for SFT and 1 for the policy gradient, got {alpha}")
+    return alpha, number("largest", largest, low=1, dtype=logps.dtype)
+
+
 def logit_tensors(logits, tokens, values=True):
     """Check logits and the tokens that were drawn from them."""
     arguments = Arguments()

@@ -1,4 +1,4 @@
-"""The command line: ``recast-ref compare | explain | check | bench | info``."""
+"""The command line: ``recast-ref compare | study | explain | check | bench | info``."""
 
 import argparse
 import difflib
@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 from . import __version__
 
@@ -70,9 +71,10 @@ def _run(argv):
     parser = Parser(prog="recast-ref", description="Group RL, repair and contrast for generative recommendation.")
     parser.add_argument("--version", action="version", version=f"recast-ref {__version__}")
     commands = parser.add_subparsers(
-        dest="command", metavar="{compare,explain,check,bench,info}", required=True, parser_class=Parser
+        dest="command", metavar="{compare,study,explain,check,bench,info}", required=True, parser_class=Parser
     )
     _compare_options(commands.add_parser("compare", help="train every arm on the same prompts and compare them"))
+    _study_options(commands.add_parser("study", help="where each arm helps and where it hurts, in hours on all cores"))
     commands.add_parser("explain", help="one group of eight rollouts, step by step")
     _check_options(commands.add_parser("check", help="hold a selection rule or a loss of your own to the laws"))
     measured = commands.add_parser("bench", help="measure the fast path against its peers on this machine")
@@ -91,6 +93,8 @@ def _run(argv):
         return _check(parser, options)
     elif options.command == "bench":
         return _bench(parser, options)
+    elif options.command == "study":
+        return _study(parser, options)
     else:
         return _compare(parser, options)
     sys.stdout.flush()
@@ -107,11 +111,69 @@ def _compare_options(parser):
     add("--seeds", type=_at_least(1), metavar="N", help="runs of each arm (default: 3; with --quick: 1)")
     how = "groups of independent samples, or the G best of a beam search (default: sample)"
     add("--rollout", choices=("sample", "beam"), default="sample", help=how)
+    how = "train the base until N percent of its groups are all-zero, or until converged (default: on few pairs)"
+    add("--all-zero", type=_regime, metavar="N", help=how)
     how = "path of the functions (default: reference; fast is compiled on first use)"
     add("--backend", choices=("auto", "reference", "fast"), default="reference", help=how)
     add("--out", metavar="DIR", help="where results go (default: a new folder in runs/)")
     add("--resume", action="store_true", help="continue the interrupted run in --out; give its other options again")
     add("--quick", action="store_true", help="a run of under a minute, too small to quote")
+
+
+def _study_options(parser):
+    add = parser.add_argument
+    add("--only", nargs="+", metavar="PART", help="some of the parts (default: all, the most important first)")
+    add("--list", action="store_true", help="the parts, a line each, and nothing is run")
+    add("--seeds", type=_at_least(1), metavar="N", help="runs of each cell (default: 5; with --quick: 1)")
+    how = "files of real interactions, as compare takes them, for the parts that use some (default: none)"
+    add("--world", nargs="+", default=[], metavar="PATH", help=how)
+    add("--out", metavar="DIR", help="where results go (default: a new folder in runs/)")
+    add("--resume", action="store_true", help="go on with the study in --out; finished runs are kept")
+    add("--quick", action="store_true", help="a little of every part in about a minute: figures that mean nothing")
+    add("--report", metavar="DIR", help="run nothing: make the tables and figures of DIR/study.csv, there")
+
+
+def _study(parser, options):
+    missing = missing_packages(LAB_PACKAGES)
+    if missing:
+        parser.error(f"study needs {', '.join(missing)}: {INSTALL_LAB}")
+    if options.resume and not options.out:
+        parser.error("--resume needs --out DIR, the folder of the study to go on with")
+    from pathlib import Path
+
+    from .lab.experiment import ExperimentError
+    from .lab.study import cells, console, report, table, worlds
+    from .lab.worlds import DataError
+
+    try:
+        if options.report:
+            report.write(table.read(Path(options.report) / "study.csv"), options.report)
+            print(f"Wrote {Path(options.report) / 'study.md'}")
+            return 0
+        scale = cells.Scale.quick() if options.quick else cells.Scale()
+        if options.seeds is not None:
+            scale = replace(scale, seeds=options.seeds, tuning_seeds=min(scale.tuning_seeds, options.seeds))
+        parts = (cells.quick_parts if options.quick else cells.parts)(options.world)
+        if options.list:
+            for name, (question, chosen) in parts.items():
+                print(f"{name:<10} {len(chosen):>4} cells  {question}")
+            return 0
+        named = ",".join(options.only or parts).replace(",", " ").split()
+        for name in named:
+            if name not in parts:
+                parser.error(f"--only: no part {name}{_suggest(name, parts) or ', only ' + ' '.join(parts)}")
+        for path in options.world:
+            worlds.make(path, scale.users)  # a mistake in a file is met now, and not after hours
+        command = "recast-ref study" + " --quick" * options.quick + f" --seeds {scale.seeds}"
+        command += f" --only {' '.join(named)}" * bool(options.only)
+        command += " --world " * bool(options.world) + " ".join(map(shlex.quote, options.world))
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        return console.study(parts, named, scale, options, command)
+    except (DataError, ExperimentError, ValueError) as error:
+        parser.error(str(error))
+    except OSError as error:  # a path that is missing, not readable, no folder, ...
+        parser.error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
 
 
 def _check_options(parser):
@@ -213,6 +275,16 @@ def _at_least(low):
     return whole_number
 
 
+def _regime(text):
+    try:
+        share = 50.0 if text == "converged" else float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < 100:
+        raise argparse.ArgumentTypeError(f"expected a percentage such as 94, or converged, got {text!r}")
+    return text
+
+
 def _compare(parser, options):
     missing = missing_packages(LAB_PACKAGES)
     if missing:
@@ -232,13 +304,14 @@ def _compare(parser, options):
     for arm in arms:
         if arm not in ARMS:
             parser.error(f"--arms: no arm {arm}{_suggest(arm, ARMS) or ', only ' + ' '.join(ARMS)}")
-    changes = {name: getattr(options, name) for name in ("group_size", "rollout", "backend")}
+    changes = {name: getattr(options, name) for name in ("group_size", "rollout", "all_zero", "backend")}
     changes["arms"] = arms
     if options.seeds is not None:
         changes["seeds"] = options.seeds
     settings = Settings.quick(**changes) if options.quick else Settings(**changes)
     command = f"recast-ref compare --world {shlex.quote(options.world)} --arms {' '.join(arms)}"
     command += f" --group-size {options.group_size} --seeds {settings.seeds} --rollout {options.rollout}"
+    command += f" --all-zero {options.all_zero}" * bool(options.all_zero)
     command += f" --backend {options.backend}" + " --quick" * options.quick
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)

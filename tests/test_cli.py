@@ -28,7 +28,7 @@ def run(*arguments, cwd=None):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ([], "{compare,explain,check,bench,info}"),
+        ([], "{compare,study,explain,check,bench,info}"),
         (["compar"], "invalid choice: 'compar'"),
         (["compare", "--seed", "3"], "unknown argument --seed (did you mean --seeds?)"),
         (["compare", "--seeds", "0"], "--seeds: expected a whole number, at least 1, got '0'"),
@@ -43,6 +43,12 @@ def run(*arguments, cwd=None):
         (["compare", "--out", "here", "--resume"], "here holds no run to resume"),
         (["compare", "--out", __file__], "test_cli.py: not a folder"),
         (["compare", "--out", str(Path(__file__).parent)], "tests holds other files"),
+        (["compare", "--all-zero", "0"], "--all-zero: expected a percentage such as 94, or converged, got '0'"),
+        (["study", "--only", "mapp"], "no part mapp (did you mean map?)"),
+        (["study", "--world", "no/such/place"], "no world at 'no/such/place'"),
+        (["study", "--resume"], "--resume needs --out DIR"),
+        (["study", "--out", "here", "--resume"], "here holds no study to resume"),
+        (["study", "--report", "no/such/place"], "study.csv: No such file or directory"),
         (["explain", "more"], "unknown argument more"),
     ],
 )
@@ -97,7 +103,7 @@ def test_compare_from_files_to_report(tmp_path):
     out = tmp_path / "runs" / "toy-g4-quick"
     results = json.loads((out / "results.json").read_text())
     assert list(results["arms"]) == ["grpo", "recast", "sft"]
-    for name in ("base", *results["arms"]):
+    for name in ("popular", "base", *results["arms"]):
         assert re.search(rf"^ {name} +\d", result.stdout, re.MULTILINE)
     html = (out / "report.html").read_text()
     assert html.count('<img src="data:image/svg+xml;base64,') == 5
@@ -107,6 +113,25 @@ def test_compare_from_files_to_report(tmp_path):
     finished = run(*command, "--out", str(out), "--resume", cwd=tmp_path)
     assert finished.returncode == 0
     assert json.loads((out / "results.json").read_text())["arms"] == results["arms"]
+
+
+def test_study_from_the_command_line_to_the_report_and_back(tmp_path):
+    command = ["study", "--quick", "--only", "map,wrong", "--out", "out"]
+    result = run(*command, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"About \d+\.\d hours on \d+ idle cores?\n", result.stdout)
+    assert "sparse_99_sft-sqrt_g8_w64_x1_likeliest_lr0.001_seed0: validation pass@1" in result.stdout
+    made = (tmp_path / "out" / "study.md").read_bytes()
+    assert b"Which arm at which share" in made and b"What do wrong labels do?" in made
+    again = run(*command, cwd=tmp_path)
+    assert again.returncode == 2 and "already holds a study: add --resume" in again.stderr
+    finished = run(*command, "--resume", cwd=tmp_path)
+    assert finished.returncode == 0 and "validation pass@1" not in finished.stdout  # nothing was left to do
+    (tmp_path / "out" / "study.md").unlink()
+    assert run("study", "--report", "out", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "out" / "study.md").read_bytes() == made
+    listed = run("study", "--list")
+    assert listed.returncode == 0 and re.search(r"^map +\d+ cells  Which arm", listed.stdout, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +147,8 @@ def test_examples_in_docstrings(name):
         "contrasting",
         "recasting",
         "branching",
+        "anchoring",
+        "hybrid",
         "losses",
         "memory",
         "sids",

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from rich.console import Console
 
-from recast_ref.lab import checkpoints, experiment, report, summary, training
+from recast_ref.lab import checkpoints, experiment, regimes, report, summary, training
 from recast_ref.lab import console as terminal
 from recast_ref.lab.arms import ARMS, place_anchor, score
 from recast_ref.lab.audit import audit, segments
-from recast_ref.lab.evaluation import evaluate, hits
+from recast_ref.lab.evaluation import METRICS, evaluate, hits, ndcg, popular
 from recast_ref.lab.memory import PeakBytes
 from recast_ref.lab.policy import Policy
 from recast_ref.lab.rollouts import beam, sample
@@ -154,6 +154,9 @@ def test_evaluation_by_brute_force(copies):
         # One of the items with the target's SID is the target: on place better, better + 1, ... with the same chance.
         hit = [sum(place < k for place in range(b, b + n)) / n for b, n in zip(better.tolist(), shared.tolist())]
         assert got[name] == pytest.approx(np.mean(hit)), name
+    places = [range(b, min(b + n, 10)) for b, n in zip(better.tolist(), shared.tolist())]
+    gain = [sum(1 / np.log2(place + 2) for place in own) / n for own, n in zip(places, shared.tolist())]
+    assert got["ndcg@10"] == pytest.approx(np.mean(gain))
     assert got["sampled_p@1"] == pytest.approx((truth.exp() / shared).mean().item(), rel=1e-4)
     assert got["kl"] > 0 and evaluate(policy, policy, history, targets)["kl"] == pytest.approx(0, abs=1e-6)
 
@@ -188,10 +191,42 @@ def test_hits_are_the_mean_over_every_order_of_the_items_of_a_sid(ranking, k):
     assert hits(found, items, k).item() == pytest.approx(np.mean([target in first for first in firsts]))
 
 
+@given(rankings(most=3), st.integers(1, 16))
+def test_ndcg_is_the_mean_over_every_order_of_the_items_of_a_sid(ranking, k):
+    found, items = ranking
+    orders = [itertools.permutations([(sid, i) for i in range(n)]) for sid, n in enumerate(items[0].tolist())]
+    target = (found[0].long().argmax().item(), 0) if found.any() else None
+    lists = [list(itertools.chain(*order))[:k] for order in itertools.product(*orders)]
+    gains = [1 / np.log2(one.index(target) + 2) if target in one else 0.0 for one in lists]
+    assert ndcg(found, items, k).item() == pytest.approx(np.mean(gains))
+
+
 @given(rankings(most=1), st.integers(1, 8))
 def test_hits_where_no_two_items_share_a_sid_are_exactly_0_or_1(ranking, k):
     found, items = ranking
     assert torch.equal(hits(found, items, k), found[:, :k].any(dim=1).double())
+
+
+@pytest.mark.parametrize("copies", [0, 6])
+def test_the_popular_row_by_brute_force(copies):
+    world = tiny_world()
+    world = dataclasses.replace(world, sids=np.concatenate([world.sids, world.sids[:copies]]))
+    got = popular(world, world.test)
+    counts = np.bincount(world.train.target, minlength=len(world.sids))
+    of_sid = {}
+    for sid, count in zip(map(tuple, world.sids.tolist()), counts):
+        of_sid[sid] = of_sid.get(sid, 0) + count
+    ranked = sorted(sorted(of_sid), key=lambda sid: -of_sid[sid])
+    items = [[tuple(s) for s in world.sids.tolist()].count(sid) for sid in ranked]
+    hit, chance = [], []
+    for target in world.test.target:
+        place = ranked.index(tuple(world.sids[target]))
+        before, own = sum(items[:place]), items[place]
+        hit.append([min(max(k - before, 0), own) / own for k in (1, 10)])
+        chance.append(of_sid[ranked[place]] / counts.sum() / own)
+    assert [got["pass@1"], got["recall@10"]] == pytest.approx(np.mean(hit, axis=0))
+    assert got["sampled_p@1"] == pytest.approx(np.mean(chance))
+    assert set(got) == {*METRICS} - {"entropy", "kl"}
 
 
 # ---- SIDs
@@ -454,6 +489,37 @@ def test_any_number_of_levels(tmp_path, levels, rollout):
         assert 0 <= record["final"]["pass@1"] <= record["final"]["recall@10"] <= record["final"]["recall@32"] <= 1
 
 
+@pytest.mark.parametrize("rollout", ["sample", "beam"])
+def test_a_base_of_a_regime(world, tmp_path, rollout):
+    """The share is reached and recorded, a checkpoint keeps it, and what cannot be reached is an error that says how far it got."""
+    settings = experiment.Settings(**TINY, rollout=rollout, all_zero="75")
+    first = training.train_base(world, settings, 0, tmp_path / "base.pt", lambda share: None)
+    assert first["regime"]["all_zero"] <= 0.75 and first["regime"]["updates"] % 5 == 0
+    assert training.train_base(world, settings, 0, tmp_path / "base.pt", lambda share: None) == first
+    assert sum(first["regime"][name] for name in ("all_zero", "single_hit", "multi_hit")) == pytest.approx(1)
+    converged = dataclasses.replace(settings, all_zero="converged")
+    assert training.base_of_regime(world, converged, 0)[1]["updates"] == 4  # 32 pairs are one batch
+
+
+def test_an_experiment_from_a_base_of_a_regime(world, tmp_path):
+    settings = experiment.Settings(**TINY, seeds=1, arms=("grpo",), all_zero="90")
+    results = experiment.compare(world, settings, tmp_path)
+    regime, pairs = results["base"]["0"]["regime"], len(world.train) // 2
+    assert regime["all_zero"] <= 0.9 and results["world"]["base_pairs"] == pairs
+    assert results["world"]["rl_prompts"] == min(64, len(world.train) - pairs)
+    headers, (popular_, base, grpo) = summary.table(results)
+    first, last = headers.index("groups at first"), headers.index("groups at last")
+    assert base[first].startswith(f"{100 * regime['all_zero']:.0f}/") and base[last] == ""
+    assert all(sum(map(int, grpo[i].split("/"))) in (99, 100, 101) for i in (first, last))
+    assert popular_[0] == "popular" and popular_[first] == ""
+
+
+def test_a_regime_out_of_reach_is_an_error_that_says_how_far_it_got(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(regimes, "MOST_UPDATES", 10)
+    with pytest.raises(regimes.RegimeNotReached, match=r"after 10 updates of the base policy \d+% .* not 1%"):
+        training.base_of_regime(world, experiment.Settings(**TINY, all_zero="1"), 0)
+
+
 def test_divergence_is_an_error_that_says_where(world, tmp_path, monkeypatch):
     settings = experiment.Settings(**TINY)
     training.train_base(world, settings, 0, tmp_path / "base.pt", lambda share: None)
@@ -470,7 +536,7 @@ def synthetic_results(arms, **final):
     """Results as ``compare`` returns them, with a window in which nothing was learned."""
     curve = [
         {"step": step, "rollouts": 8 * step, "regimes": {"all_zero": 0.9, "single_hit": 0.1, "multi_hit": 0.0}, "grad_norm": norm,
-         **{name: 0.1 * (step + 1) for name in ("pass@1", "recall@10", "recall@32", "sampled_p@1", "entropy", "kl")}}
+         **{name: 0.1 * (step + 1) for name in METRICS}}
         for step, norm in ((0, None), (2, 0.5), (4, None))
     ]  # fmt: skip
     done = {**curve[-1], "actor_update_seconds": 0.2, "peak_update_bytes": 3_000_000, "skipped_groups": 5, **final}
@@ -496,9 +562,12 @@ def test_the_table_by_hand():
     results = synthetic_results(["grpo", "recast"])
     assert summary.table(results)[0] == list(summary.HEADERS)
     base, grpo, recast = summary.rows(results)
-    assert base == ["base", "5.00", "-90%", "5.00", "-90%", "5.00", "5.00", "", "", "", ""]
+    assert base == ["base", "5.00", "-90%", "5.00", "-90%", *["5.00"] * 3, *[""] * 6]
     assert grpo[:3] == ["grpo", "50.00", ""] and recast[2] == "+0%"
-    assert recast[7:] == ["200", "3.0", "50%", "100.0%"]
+    assert recast[8:] == ["90/10/0", "90/10/0", "200", "3.0", "50%", "100.0%"]
+    for record in (results["base"], *results["arms"].values()):
+        record["0"]["final"].pop("ndcg@10", None)  # an older version's
+    assert "ndcg@10" not in summary.table(results)[0]
     assert "the pair is 4.0x faster than the group of 8 and needs 4.0x less memory" in summary.legend(results)[-1]
 
 

@@ -73,8 +73,12 @@ def compare(world, settings, options, command):
 
 
 def fresh_folder(world, settings, quick):
+    """A new folder for a run of ``compare``."""
+    return fresh(f"{world.name}-g{settings.group_size}{'-quick' if quick else ''}")
+
+
+def fresh(name):
     """Make ``runs/NAME``, or the same with the next free number."""
-    name = f"{world.name}-g{settings.group_size}{'-quick' if quick else ''}"
     folder, number = Path("runs") / name, 1
     while True:
         try:

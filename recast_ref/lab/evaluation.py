@@ -1,13 +1,16 @@
 """How good a policy is at naming the next item, and how far it has moved."""
 
+import numpy as np
 import torch
 
 from . import backend
 from .rollouts import beam, sample
+from .semantic_ids import Trie
+from .worlds import as_sids
 
 BEAM = 32
 BATCH = 128
-METRICS = ("pass@1", "recall@10", "recall@32", "sampled_p@1", "entropy", "kl")
+METRICS = ("pass@1", "recall@10", "recall@32", "ndcg@10", "sampled_p@1", "entropy", "kl")
 
 
 @torch.no_grad()
@@ -16,6 +19,7 @@ def evaluate(policy, base, history, targets):
 
     * ``pass@1``, ``recall@10``, ``recall@32``: the target is among the first 1, 10, 32 items of a beam search of width 32, see
       :func:`hits`.
+    * ``ndcg@10``: ``1 / log2(place + 1)`` where the target is among the first 10 of them, see :func:`ndcg`.
     * ``sampled_p@1``: the probability that one sample is the target, which ranks policies differently from the beam. A SID of
       ``n`` items is each of them with a chance of 1/n.
     * ``entropy``: of the next code, in nats, averaged over levels and over one sample per prompt.
@@ -44,6 +48,7 @@ def evaluate(policy, base, history, targets):
         gap = torch.where(now.isfinite(), now.exp() * (now - then), 0.0)
         for k, name in ((1, "pass@1"), (10, "recall@10"), (32, "recall@32")):
             total[name] += hits(found, items, k).sum().item()
+        total["ndcg@10"] += ndcg(found, items, 10).sum().item()
         total["sampled_p@1"] += (truth.exp() / policy.trie.items(target[:, 0])).sum().item()
         total["entropy"] += drawn.entropy.sum().item()
         total["kl"] += gap.sum(dim=-1).mean(dim=(1, 2)).sum().item()
@@ -67,3 +72,46 @@ def hits(found, items, k):
     """
     before = items.cumsum(dim=1) - items
     return ((k - before) / items.double()).clamp(0, 1).where(found, 0).sum(dim=1)
+
+
+def ndcg(found, items, k):
+    """``1 / log2(place + 1)`` for a target on one of the first ``k`` places, else 0: its mean, where items share a SID. The best a
+    ranking can do with one target is 1.
+
+    Arguments and result are those of :func:`hits`.
+    """
+    within = torch.stack([hits(found, items, place) for place in range(k + 1)], dim=1)
+    discount = 1 / (torch.arange(k, dtype=torch.float64) + 2).log2()
+    return (within.diff(dim=1) * discount).sum(dim=1)
+
+
+def popular(world, pairs):
+    """What naming the most popular items of the training pairs to everybody comes to: the metrics that need no policy.
+
+    A sample is an item by its share of the training pairs.
+    """
+    trie = Trie(world.sids)
+    counts = np.bincount(world.train.target, minlength=len(world.sids))
+    found, items, chance = most_popular(trie, sid_counts(trie, world.sids, counts), as_sids(world, pairs)[1])
+    ranked = {"pass@1": hits(found, items, 1), "ndcg@10": ndcg(found, items, 10), "sampled_p@1": chance}
+    ranked |= {f"recall@{k}": hits(found, items, k) for k in (10, 32)}
+    return {name: ranked[name].mean().item() for name in METRICS if name in ranked}
+
+
+def sid_counts(trie, sids, counts):
+    """Counts per item ``(items,)`` as counts per SID of the trie, float64."""
+    node = trie.nodes(torch.from_numpy(sids))[:, -1]
+    return torch.zeros(len(trie), dtype=torch.float64).index_add(0, node, torch.from_numpy(counts).double())
+
+
+def most_popular(trie, counts, targets):
+    """The same ranking for all: the SIDs with the largest counts.
+
+    Returns:
+        ``found`` and ``items`` as for :func:`hits`, and each target's share of the counts, float64 ``(Q,)``.
+    """
+    order = counts.argsort(descending=True, stable=True)[:BEAM]
+    sids = trie.sids[order].expand(len(targets), -1, -1)
+    node = trie.nodes(targets)[..., -1]
+    share = (counts / counts.sum())[node.clamp(min=0)].where(node >= 0, 0) / trie.items(targets).clamp(min=1)
+    return (sids == targets[:, None]).all(dim=-1), trie.items(sids), share

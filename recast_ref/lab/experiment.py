@@ -2,7 +2,7 @@
 
 import hashlib
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,8 @@ import torch
 from .. import __version__
 from . import checkpoints, training, workers
 from .arms import ARMS
-from .evaluation import BEAM
+from .evaluation import BEAM, popular
+from .regimes import RegimeNotReached
 from .summary import matched_budget
 from .worlds import HISTORY, World
 
@@ -29,6 +30,7 @@ class Settings:
     valid_prompts: int = 512  # for the curves, other ones for each seed
     test_prompts: int | None = None  # for the table; None: all
     learning_rate: float | None = None  # of every arm, to try some out; None: each arm's own
+    all_zero: str | None = None  # percent of all-zero groups at which the base stops, or "converged"; None: few pairs
     backend: str = "reference"  # or "fast" or "auto": the path that the functions come from
 
     @classmethod
@@ -63,6 +65,8 @@ def compare(world: World, settings: Settings, out, resume=False, on_progress=lam
     """
     out = Path(out)
     check_folder(out, resume)
+    if settings.all_zero is not None:
+        world = replace(world, base_pairs=len(world.train) // 2)  # a strong base needs more than few
     _check_size(world, settings)
     identity = {
         "settings": {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(settings).items()},
@@ -76,7 +80,10 @@ def compare(world: World, settings: Settings, out, resume=False, on_progress=lam
     else:
         checkpoints.save_json(run_file, identity)
 
-    records = workers.run_jobs(world, settings, out / "checkpoints", on_progress)
+    try:
+        records = workers.run_jobs(world, settings, out / "checkpoints", on_progress)
+    except RegimeNotReached as error:
+        raise ExperimentError(f"{world.name}: {error}") from None
     seeds = range(settings.seeds)
     arms = {arm: {str(seed): records[arm, seed] for seed in seeds} for arm in settings.arms}
     results = {
@@ -95,6 +102,7 @@ def compare(world: World, settings: Settings, out, resume=False, on_progress=lam
             "platform": platform.platform(),
             "cores": workers.cores(),
         },
+        "popular": {"0": {"final": popular(world, training.test_pairs(world, settings))}},
         "base": {str(seed): records["base", seed] for seed in seeds},
         "arms": arms,
         "matched_budget": matched_budget(arms),

@@ -2,15 +2,29 @@
 
 import numpy as np
 
-QUALITY = ("pass@1", "recall@10", "recall@32", "sampled_p@1")
+from .regimes import SHARES
+
+QUALITY = ("pass@1", "recall@10", "recall@32", "ndcg@10", "sampled_p@1")
 RELATIVE = ("pass@1", "recall@10")
 MATCHED = ("pass@1", "recall@10")
 
 HEADERS = (
-    *("arm", "pass@1", "pass@1 vs grpo", "recall@10", "recall@10 vs grpo", "recall@32", "sampled p@1"),
-    *("update ms", "peak MB", "skipped", "to match"),
+    *("arm", "pass@1", "pass@1 vs grpo", "recall@10", "recall@10 vs grpo", "recall@32", "ndcg@10", "sampled p@1"),
+    *("groups at first", "groups at last", "update ms", "peak MB", "skipped", "to match"),
 )
-LEAST_IMPORTANT = ("recall@10 vs grpo", "skipped", "peak MB", "recall@32", "to match")  # the first is dropped first
+# On a narrow terminal the first is dropped first.
+LEAST_IMPORTANT = (
+    *(
+        "recall@10 vs grpo",
+        "skipped",
+        "peak MB",
+        "recall@32",
+        "groups at first",
+        "to match",
+        "ndcg@10",
+        "groups at last",
+    ),
+)
 
 
 def matched_budget(arms):
@@ -70,23 +84,43 @@ def table(results):
 
 
 def rows(results):
-    """A row per arm under ``HEADERS``, the base policy first."""
+    """A row per arm under ``HEADERS``; what is not trained comes first."""
     grpo, prompts = results["arms"].get("grpo"), results["world"]["rl_prompts"]
+    untrained = {name: results[name] for name in ("popular", "base") if name in results}
     table = []
-    for arm, records in {"base": results["base"], **results["arms"]}.items():
+    for arm, records in {**untrained, **results["arms"]}.items():
         row = [arm]
         for metric in QUALITY:
+            if any(metric not in record["final"] for record in records.values()):
+                row.append("")  # of a version that did not measure it
+                continue
             mean, spread = mean_and_spread(records, metric)
             row.append(f"{mean * 100:.2f}" + ("" if spread is None else f" ±{spread * 100:.2f}"))
             if metric in RELATIVE:
                 baseline = mean_and_spread(grpo, metric)[0] if grpo else 0
                 row.append(f"{mean / baseline - 1:+.0%}" if baseline and arm != "grpo" else "")
+        row += _compositions(records)
         row.append(_mean_of(records, "actor_update_seconds", lambda seconds: f"{seconds * 1e3:.0f}"))
         row.append(_mean_of(records, "peak_update_bytes", lambda count: f"{count / 1e6:.1f}"))
         row.append(_mean_of(records, "skipped_groups", lambda groups: f"{groups / prompts:.0%}"))
         row.append(_share(results["matched_budget"].get("recall@10", {}).get(arm)))
         table.append(row)
     return table
+
+
+def _compositions(records):
+    """All-zero / single-hit / multi-hit groups in %, of the first and of the last stretch between two evaluations."""
+    curves = [
+        [point["regimes"] for point in record.get("curve", []) if point["regimes"]] for record in records.values()
+    ]
+    if not all(curves):
+        regimes = [record["regime"] for record in records.values() if "regime" in record]
+        return [_shares(regimes), ""] if regimes else ["", ""]
+    return [_shares([curve[place] for curve in curves]) for place in (0, -1)]
+
+
+def _shares(regimes):
+    return "/".join(f"{100 * np.mean([one[name] for one in regimes]):.0f}" for name in SHARES)
 
 
 def _mean_of(records, name, shown):
@@ -121,6 +155,7 @@ def legend(results):
         f"Update: mean over the steps of {results['settings']['batch']} prompts, of the old, reference and actor passes (sft: the "
         "actor's alone) on one thread, all cores busy, so compare within a run only; each prompt is read once for its group. "
         "Peak: the largest of those counted.",
+        "Groups: all-zero/single-hit/multi-hit in %, as sampled, over the steps up to the first evaluation and since the last but one.",
         "Skipped: share of the groups that have no pair and are dropped before the update.",
     ]
     for metric, budgets in results["matched_budget"].items():

@@ -4,13 +4,14 @@ One step: ``batch`` prompts are rolled out by the current policy, the arm makes 
 are computed on the responses that the signal kept, and the policy takes one optimizer update per minibatch.
 """
 
+import itertools
 import time
 from contextlib import nullcontext
 
 import numpy as np
 import torch
 
-from . import backend, checkpoints
+from . import backend, checkpoints, regimes
 from .arms import ARMS, score
 from .audit import audit
 from .evaluation import evaluate
@@ -25,6 +26,8 @@ GRADIENT_CLIP = 1.0
 KL_COEF = 0.001
 MINIBATCHES = 2  # optimizer updates per batch of rollouts
 BASE_BATCH, BASE_EPOCHS, BASE_LEARNING_RATE = 16, 3, 1e-3  # also two updates a batch
+REGIME_BATCH, CONVERGED_EPOCHS = 64, 4  # where a regime is asked for
+PROBED = 512  # validation prompts whose groups tell a regime
 
 
 def training_rows(world, seed):
@@ -62,19 +65,70 @@ def base_policy(world, seed=0):
     return policy
 
 
+def base_of_regime(world, settings, seed):
+    """A policy trained until a share of its groups is all-zero, ``settings.all_zero`` in percent, or ``"converged"``: for four times
+    over its pairs, the learning rate falling to 0 over the last third.
+
+    Returns:
+        the policy and ``{"updates", "all_zero", "single_hit", "multi_hit"}``, see :mod:`~recast_ref.lab.regimes`.
+    """
+    policy = new_policy(world, seed)
+    history, targets = as_sids(world, world.train[training_rows(world, seed)[0]])
+    probed = as_sids(world, world.valid[:PROBED])
+    optimizer, schedule = new_optimizer(policy, BASE_LEARNING_RATE)
+    generator = torch.Generator().manual_seed(seed)
+    updates = CONVERGED_EPOCHS * -(-len(history) // REGIME_BATCH)
+    if settings.all_zero == "converged":
+        schedule = regimes.falling(optimizer, updates, WARMUP)
+    epochs = (
+        rows
+        for _ in itertools.count()
+        for rows in torch.randperm(len(history), generator=generator).split(REGIME_BATCH)
+    )
+
+    def update(n):
+        rows = next(epochs)
+        optimizer_step(policy, optimizer, schedule, -policy.logps(history[rows], targets[rows, None]).mean())
+
+    def probe():
+        responses = roll_out(
+            policy, probed[0], settings, torch.Generator().manual_seed(0)
+        )  # drawn the same way each time
+        rewards = score(responses, probed[1], None).rewards
+        return (backend.ops.group_regimes(rewards).bincount(minlength=3) / len(rewards)).tolist()
+
+    if settings.all_zero != "converged":
+        return policy, regimes.train_until(update, probe, float(settings.all_zero) / 100)
+    for n in range(1, updates + 1):
+        update(n)
+    return policy, {"updates": updates, **dict(zip(regimes.SHARES, probe()))}
+
+
 def train_base(world, settings, seed, path, on_progress):
     """Make the base policy and save it at ``path``, unless it is there.
 
     Returns:
-        the record for results.json: ``{"final": metrics over the test pairs}``.
+        the record for results.json: ``{"final": metrics over the test pairs}``, and ``"regime"`` where one was asked for.
     """
     if path.exists():
-        return {"final": checkpoints.load(path)["final"]}
-    policy = base_policy(world, seed)
+        saved = checkpoints.load(path)
+        return {name: saved[name] for name in ("final", "regime") if name in saved}
+    record = {}
+    if settings.all_zero is None:
+        policy = base_policy(world, seed)
+    else:
+        policy, record["regime"] = base_of_regime(world, settings, seed)
     on_progress(0.5)
-    final = evaluate(policy, policy, *as_sids(world, test_pairs(world, settings)))
-    checkpoints.save(path, {"policy": policy.state_dict(), "final": final})
-    return {"final": final}
+    record["final"] = evaluate(policy, policy, *as_sids(world, test_pairs(world, settings)))
+    checkpoints.save(path, {"policy": policy.state_dict(), **record})
+    return record
+
+
+def roll_out(policy, history, settings, generator):
+    """Responses int64 ``(Q, G, L)``, as the settings say."""
+    if settings.rollout == "beam":
+        return beam(policy, history, settings.group_size).responses
+    return sample(policy, history, settings.group_size, generator).responses
 
 
 class Run:
@@ -209,10 +263,7 @@ class Run:
 
     def _roll_out(self, rows):
         history, targets, size = self.history[rows], self.targets[rows], self.settings.group_size
-        if self.settings.rollout == "beam":
-            responses = beam(self.policy, history, size).responses
-        else:
-            responses = sample(self.policy, history, size, self.generator).responses
+        responses = roll_out(self.policy, history, self.settings, self.generator)
         self.rollouts += len(rows) * size
         tie_break = torch.rand(len(rows), size, generator=self.generator)
         groups = score(responses, targets, tie_break)

@@ -61,7 +61,7 @@ def run_jobs(world, settings, folder, on_progress):
 
     try:
         for stage in (bases, arms, [COST]):
-            with _deaf_to_ctrl_c():
+            with deaf_to_ctrl_c():
                 futures = {pool.submit(_work, job): job for job in stage}
             while futures:
                 finished, _ = wait(futures, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -71,10 +71,7 @@ def run_jobs(world, settings, folder, on_progress):
                     records[job] = future.result()
                     if job != COST:
                         shares[job] = 1.0
-                        final = records[job]["final"]
-                        report(
-                            f"{job[0]}, seed {job[1]}: pass@1 {final['pass@1']:.2%}, recall@10 {final['recall@10']:.2%}"
-                        )
+                        report(_line(job, records[job]))
     except BaseException:
         for process in set(multiprocessing.active_children()) - others:
             process.terminate()  # their checkpoints are whole at any moment
@@ -84,8 +81,15 @@ def run_jobs(world, settings, folder, on_progress):
     return records
 
 
+def _line(job, record):
+    """What is told of a job that has ended."""
+    final, regime = record["final"], record.get("regime")
+    line = f"{job[0]}, seed {job[1]}: pass@1 {final['pass@1']:.2%}, recall@10 {final['recall@10']:.2%}"
+    return line + (f", {regime['all_zero']:.1%} all-zero after {regime['updates']} updates" if regime else "")
+
+
 @contextmanager
-def _deaf_to_ctrl_c():
+def deaf_to_ctrl_c():
     """Processes started in here ignore Ctrl-C, which the terminal sends to all: it is the parent's to handle."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -101,7 +105,7 @@ _worker = {}
 
 
 def _start(settings, folder, messages):
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     backend.use(settings.backend)
     folder = Path(folder)
@@ -109,7 +113,7 @@ def _start(settings, folder, messages):
     _worker.update(world=world, settings=settings, folder=folder, messages=messages)
 
 
-def _end_with_parent():
+def end_with_parent():
     """Do not outlive a killed parent: a resumed run would find another hand in its checkpoints."""
     multiprocessing.parent_process().join()
     os._exit(1)

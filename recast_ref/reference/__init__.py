@@ -9,6 +9,10 @@ Read the files in this order; each holds one idea.
 5. ``recasting``    both together: ReCast (arXiv 2604.22169)
 6. ``branching``    an option of ours: where the negative leaves the positive
 7. ``losses``       the clipped policy loss that all of this feeds
+8. ``anchoring``    of ours: which target becomes the anchor, and how far it is trusted
+9. ``hybrid``       of ours: GRPO where the group has a hit, an anchor where it has none
+
+The last two have no fast twin yet and are imported from their files.
 
 Letters used everywhere: ``Q`` prompts, ``G`` responses per prompt (the group), ``M`` predicted and ``K`` target SIDs,
 ``L`` codes per SID, ``B`` rows of a loss batch, ``T`` tokens, ``V`` vocabulary.

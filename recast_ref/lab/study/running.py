@@ -1,0 +1,266 @@
+"""Runs the cells on all cores, one file for each run, so that a study that was killed goes on where it was.
+
+The learning rate of a cell is the one with the best mean pass@1 over validation prompts and the tuning seeds. It is looked for among a
+few, and beyond them where the best lies at the edge. The runs of the chosen one are the first of the cell's seeds.
+"""
+
+import multiprocessing
+import threading
+import time
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ... import __version__
+from .. import checkpoints
+from ..experiment import ExperimentError
+from ..regimes import RegimeNotReached
+from ..workers import cores, deaf_to_ctrl_c, end_with_parent
+from . import worlds
+from .bases import probe_size, train_base
+from .cells import Run, base_seconds, expected_seconds
+from .outcomes import mean
+from .training import train
+
+
+@dataclass(frozen=True, order=True)
+class Base:
+    """A base policy: cells of several arms, and worlds that differ in their labels only, share it."""
+
+    world: str
+    regime: str
+    group_size: int
+    width: int
+    seed: int
+
+    @classmethod
+    def of(cls, run):
+        cell = run.cell
+        regime, size = cell.regime.partition("@")[0], probe_size(cell.regime, cell.group_size)
+        return cls(worlds.base_world(cell.world), regime, size, cell.width, run.seed)
+
+    def __str__(self):
+        world = self.world.rstrip("/").rpartition("/")[2]
+        return f"{world}_{self.regime}_g{self.group_size}_w{self.width}_seed{self.seed}"
+
+
+class Results:
+    """The files of a study in ``out``: read once, added to as runs end."""
+
+    def __init__(self, out, scale):
+        self.runs, self.bases, self.scale = Path(out) / "cells", Path(out) / "bases", scale
+        self.scores = {}
+
+    def score(self, run):
+        """What the run is tuned by; ``None`` if it is not there, -1 if it failed."""
+        if run not in self.scores and self.path(run).exists():
+            self.scores[run] = self._score(self.load(run))
+        return self.scores.get(run)
+
+    def path(self, run):
+        return self.runs / f"{run}.pt"
+
+    def base_path(self, base):
+        return self.bases / f"{base}.pt"
+
+    def load(self, run):
+        """The file of a run.
+
+        Raises:
+            ExperimentError: it is of another run, whose settings give the same name.
+        """
+        found = checkpoints.load(self.path(run))
+        if found["run"] != asdict(run):
+            raise ExperimentError(f"{self.path(run)} is of another run, {found['run']}: rename one of the worlds")
+        return found
+
+    @staticmethod
+    def _score(found):
+        return -1.0 if "failed" in found else mean(found["valid"]["pass@1"])
+
+    def chosen(self, cell):
+        """``(learning rate or None, runs that are missing)``. The rate is None while it is looked for, and if nothing works."""
+        if not cell.trains:
+            return 0.0, self._missing(cell, [0.0], 1 if cell.arm == "popular" else self.scale.seeds)
+        rates = sorted(self.scale.rates)
+        ladder = sorted({*rates, *self.scale.more_rates})
+        while True:
+            missing = self._missing(cell, rates, self.scale.tuning_seeds)
+            if missing:
+                return None, missing
+            seeds = range(self.scale.tuning_seeds)
+            scores = [np.mean([self.score(Run(cell, seed, rate)) for seed in seeds]) for rate in rates]
+            place = int(np.argmax(scores))
+            beyond = ladder.index(rates[place]) + (1 if place == len(rates) - 1 else -1 if place == 0 else 0)
+            if 0 <= beyond < len(ladder) and ladder[beyond] not in rates:
+                rates = sorted([*rates, ladder[beyond]])
+                continue
+            if scores[place] < 0:
+                return None, []
+            return rates[place], self._missing(cell, [rates[place]], self.scale.seeds)
+
+    def _missing(self, cell, rates, seeds):
+        runs = [Run(cell, seed, rate) for rate in rates for seed in range(seeds)]
+        return [run for run in runs if self.score(run) is None]
+
+    def remaining_seconds(self, cells):
+        """About how long all that is missing takes on one core."""
+        total, bases = 0.0, set()
+        for cell in cells:
+            rate, missing = self.chosen(cell)
+            total += sum(expected_seconds(run, self.scale) for run in missing)
+            bases |= {Base.of(run) for run in missing if cell.arm != "popular"}
+            if rate is None and missing:  # and then the seeds that were not tuned with
+                rest = max(self.scale.seeds - self.scale.tuning_seeds, 0)
+                total += rest * expected_seconds(missing[0], self.scale)
+        absent = [base for base in bases if not self.base_path(base).exists()]
+        return total + sum(base_seconds(base.regime, base.width) for base in absent)
+
+
+def run_cells(cells, scale, out, resume=False, on_progress=lambda done, total, line: None):
+    """Do all runs that the cells need and that are not there.
+
+    It starts processes: a script that calls it needs the usual ``if __name__ == "__main__":``.
+
+    Args:
+        cells: of :mod:`~recast_ref.lab.study.cells`, in order.
+        scale: :class:`~recast_ref.lab.study.cells.Scale`.
+        out: folder; made if missing. One study at a time.
+        resume: go on with the study in ``out``. Cells and seeds may be others than before, the rest of the scale may not.
+        on_progress: called with the work done and in all (in expected seconds) and, when a run has ended, a line about it.
+
+    Returns:
+        :class:`Results`.
+
+    Raises:
+        ExperimentError: ``out`` holds a study and ``resume`` is not set, or one of another scale or version.
+        concurrent.futures.process.BrokenProcessPool: a worker died (out of memory, say).
+    """
+    out = Path(out)
+    _open(out, scale, resume)
+    results = Results(out, scale)
+    for folder in (results.runs, results.bases):
+        for half_written in folder.glob(".*"):
+            half_written.unlink()  # by a study that was killed while it saved
+    cells = list(dict.fromkeys(cells))
+    context = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(cores(), context, _start, (str(out), scale))
+    futures, done, total = {}, 0.0, results.remaining_seconds(cells)
+    try:
+        while True:
+            _submit(pool, results, cells, futures)
+            if not futures:
+                return results
+            finished, _ = wait(futures, timeout=0.5, return_when=FIRST_COMPLETED)
+            for future in finished:
+                job, (line, score) = futures.pop(future), future.result()
+                if isinstance(job, Run):
+                    results.scores[job] = score
+                    done += expected_seconds(job, scale)
+                else:
+                    done += base_seconds(job.regime, job.width)
+                on_progress(done, done + results.remaining_seconds(cells), line)
+            if not finished:
+                on_progress(done, max(total, done), None)
+            else:
+                total = done + results.remaining_seconds(cells)
+    except BaseException:
+        for process in set(multiprocessing.active_children()) - others:
+            process.terminate()  # a run is there or it is not
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _submit(pool, results, cells, futures):
+    """Keep every core busy with the first jobs that can be done now: bases that a run needs, and runs that have theirs."""
+    waiting = set(futures.values())
+    room = 2 * cores() - len(waiting)
+    for cell in cells:
+        if room <= 0:
+            return
+        for run in results.chosen(cell)[1]:
+            base = Base.of(run)
+            job = run if cell.arm == "popular" or results.base_path(base).exists() else base
+            if job in waiting or room <= 0:
+                continue
+            with deaf_to_ctrl_c():
+                futures[pool.submit(_work, job)] = job
+            waiting.add(job)
+            room -= 1
+
+
+def _open(out, scale, resume):
+    """Check or write ``study.json``, which says what the files in ``out`` are of."""
+    identity = {"scale": {k: v for k, v in scale.record().items() if k != "seeds"}, "versions": {"recast-ref": __version__, "torch": torch.__version__}}  # fmt: skip
+    path = out / "study.json"
+    if path.exists():
+        if not resume:
+            raise ExperimentError(f"--out {out} already holds a study: add --resume to go on, or choose another folder")
+        found = checkpoints.load_json(path)
+        for part, values in identity.items():
+            for name, value in values.items():
+                if found[part].get(name) != value:
+                    raise ExperimentError(
+                        f"--out {out} cannot be resumed: it was started with {name} = {found[part].get(name)}, not {value}"
+                    )
+    elif out.exists() and any(out.iterdir()):
+        raise ExperimentError(f"--out {out} holds other files: choose a new folder")
+    elif resume:
+        raise ExperimentError(f"--out {out} holds no study to resume: leave out --resume to start one")
+    else:
+        checkpoints.save_json(path, identity)
+
+
+_worker = {}
+
+
+def _start(out, scale):
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    _worker.update(results=Results(out, scale), scale=scale)
+
+
+def _work(job):
+    """Do a job and save its file. Returns a line about it and, of a run, its score."""
+    results, scale = _worker["results"], _worker["scale"]
+    start = time.process_time()
+    world = worlds.make(job.world if isinstance(job, Base) else job.cell.world, scale.users)
+    if isinstance(job, Base):
+        try:
+            policy, record = train_base(world, job.regime, job.group_size, job.width, job.seed, scale.converged)
+            found = {"policy": policy.state_dict(), "record": record}
+            line = f"{job}: {record['updates']} updates, {record['all_zero']:.1%} of the groups are all-zero"
+        except RegimeNotReached as error:
+            found, line = {"failed": str(error)}, str(error)
+        checkpoints.save(results.base_path(job), found)
+        return line, None
+    found = {"run": asdict(job), **_train(world, job, results, scale)}
+    found["cpu_seconds"] = time.process_time() - start
+    checkpoints.save(results.path(job), found)
+    score = Results._score(found)
+    return f"{job}: {found['failed'] if 'failed' in found else f'validation pass@1 {score:.2%}'}", score
+
+
+def _train(world, run, results, scale):
+    if run.cell.arm == "popular":
+        return {"base": None, **train(world, run, None, scale)}
+    base = _base(results.base_path(Base.of(run)))
+    if "failed" in base:
+        return {"failed": base["failed"]}
+    policy = world.answers.policy(world.trie, worlds.HISTORY, run.cell.width, run.seed)
+    policy.load_state_dict(base["policy"])
+    try:
+        return {"base": base["record"], **train(world, run, policy, scale)}
+    except FloatingPointError as error:
+        return {"failed": str(error)}
+
+
+@lru_cache(maxsize=8)
+def _base(path):
+    return checkpoints.load(path)
