@@ -447,6 +447,7 @@ REFUSED = [
     ("+trainer.v1.sampler.sampler_kwargs.arm=best", "arm: expected one of recast"),
     ("+trainer.v1.sampler.sampler_kwargs.arm=repair", "rollout.n=2: set .*search_width=8"),
     ("+trainer.v1.sampler.sampler_kwargs.wieght=1", "unknown .'wieght'., expected of"),
+    ("+trainer.v1.sampler.sampler_kwargs.negative_weight=-1", "negative_weight: expected"),
     ("+trainer.v1.sampler.sampler_kwargs.catalogue=items.txt", "catalogue: .*collapses"),
     (
         "~actor_rollout_ref.rollout.agent.agent_loop_manager_class",

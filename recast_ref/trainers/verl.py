@@ -53,6 +53,7 @@ except ImportError as error:
         f'recast_ref.trainers.verl: needs verl: pip install torch==2.13.0 -e ".[verl]" in the checkout ({error})'
     ) from error
 
+from .._checks import pair_weights
 from ..reference import branch_mask
 from .pairs import ARMS, choose_pairs
 from .sids import Sids, in_thought
@@ -156,6 +157,7 @@ class Chooser:
             raise ValueError(f"arm: expected one of {', '.join(ARMS)}, got {self.arm!r}")
         if self.branch_point and self.arm == "repair":
             raise ValueError("branch_point: needs pairs (arm='repair')")
+        pair_weights(self.weight, self.negative_weight, torch.float32)  # may refuse them
         self._sids = Sids(self.sid_template) if self.sid_template else None
         if isinstance(self.anchor, str):
             self.anchor = pkgutil.resolve_name(self.anchor)
@@ -206,13 +208,17 @@ class Chooser:
 
     def _keys(self, rows, step):
         """Random keys that are the same in whatever order the rows come."""
+        of_prompt = {
+            uid: hashlib.sha256(repr((self.seed, step, prompt)).encode()) for uid, prompt in rows.prompts.items()
+        }
         keys, copies = [], Counter()
         for uid, response, reward in zip(rows.uids, rows.responses, rows.rewards.tolist()):
-            what = (self.seed, step, *rows.prompts[uid], *response, reward)
-            keys.append((what, copies[uid, what]))  # each copy of an answer has a key of its own
-            copies[uid, what] += 1
-        digests = [hashlib.sha256(repr(key).encode()).digest() for key in keys]
-        return torch.tensor([int.from_bytes(digest[:6], "little") / 2**48 for digest in digests], dtype=torch.float64)
+            what = (uid, *response, reward)
+            copies[what] += 1  # each copy of an answer has a key of its own
+            digest = of_prompt[uid].copy()
+            digest.update(repr((response, reward, copies[what])).encode())
+            keys.append(int.from_bytes(digest.digest()[:6], "little") / 2**48)
+        return torch.tensor(keys, dtype=torch.float64)
 
     def _anchor(self, response, sid, ends, limit, thinking):
         if self.anchor is None:

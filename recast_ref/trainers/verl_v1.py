@@ -27,8 +27,8 @@ TransferQueue. For ``trainer.v1.trainer_mode`` other than ``sync`` the sampler i
 
 See :mod:`~recast_ref.trainers.verl` for what the logs mean. Beyond that:
 
-* **Keep a pair in one optimizer step**: ``ppo_mini_batch_size`` equal to ``data.train_batch_size``. With smaller ones
-  verl's balancing may part the two.
+* **Keep a pair in one optimizer step**: ``ppo_mini_batch_size`` equal to ``data.train_batch_size`` (over
+  ``parameter_sync_step``). With smaller ones verl's balancing may part the two.
 * **A prompt without a pair is dropped**, and verl fills the batch up with rows of 128 tokens that count for nothing.
 * **A constrained rollout needs log-probs under the same constraint**, else the policy collapses (``trainers/trl.py``
   has the figures). verl's engines compute them over the whole vocabulary, so constraints on the sampler alone are
@@ -127,10 +127,11 @@ class _Pairs:
         if reasons:
             raise ValueError("\n".join(reasons))
         mini_batch = config.actor_rollout_ref.actor.ppo_mini_batch_size
-        if mini_batch != config.data.train_batch_size:
+        prompts = config.data.train_batch_size // self.trainer_config.get("parameter_sync_step", 1)
+        if mini_batch != prompts:
             warnings.warn(
-                f"actor_rollout_ref.actor.ppo_mini_batch_size={mini_batch} and data.train_batch_size="
-                f"{config.data.train_batch_size}: the two of a pair may be updated on in different optimizer steps"
+                f"actor_rollout_ref.actor.ppo_mini_batch_size={mini_batch}, and {prompts} prompts are sampled at a time: "
+                "the two of a pair may be updated on in different optimizer steps"
             )
         self.search_width = options.pop("search_width")
         self.poll_interval = float(options.pop("poll_interval", self.poll_interval))
@@ -191,12 +192,14 @@ class _Pairs:
         truths = [truth_of(item) for item in list(data["reward_model"])]
         segments = list(data[self.segment_key]) if self.segment_key else [None] * len(truths)
 
-        order = sorted(range(len(truths)), key=lambda row: (prompts[row], responses[row], rewards[row]))
-        batch.reorder(order)
         uids = [_uid(key) for key in batch.keys]
+        prompt_of = dict(zip(uids, prompts))
+        place = {uid: i for i, uid in enumerate(sorted(prompt_of, key=prompt_of.get))}
+        order = sorted(range(len(uids)), key=lambda row: (place[uids[row]], responses[row], rewards[row]))
+        batch.reorder(order)
         return Rows(
-            uids=uids,
-            prompts={uid: prompts[row] for uid, row in zip(uids, order)},
+            uids=[uids[row] for row in order],
+            prompts=prompt_of,
             responses=[responses[row] for row in order],
             rewards=torch.tensor([rewards[row] for row in order]),
             truths=[truths[row] for row in order],
