@@ -32,7 +32,8 @@ See :mod:`~recast_ref.trainers.verl` for what the logs mean. Beyond that:
 * **A prompt without a pair is dropped**, and verl fills the batch up with rows of 128 tokens that count for nothing.
 * **A constrained rollout needs log-probs under the same constraint**, else the policy collapses (``trainers/trl.py``
   has the figures). verl's engines compute them over the whole vocabulary, so constraints on the sampler alone are
-  refused.
+  refused. ``tests/verl_on_cpu/`` shows both under one option: an engine and a rollout of one's own, registered with
+  verl, that read the same catalogue.
 
 Run here: verl 0.9.1's ``main_ppo`` on the CPU with FSDP2 (``tests/verl_on_cpu/``), ``sync`` in the tests and
 ``colocate_async`` by hand. Not run: ``separate_async`` (it sends weights by NCCL or the like), vLLM, SGLang,
