@@ -140,6 +140,10 @@ def test_study_from_the_command_line_to_the_report_and_back(tmp_path):
 def test_examples_in_docstrings(name):
     if name.startswith("recast_ref.trainers.trl"):
         pytest.importorskip("trl", reason="TRL's trainer needs pip install -e '.[trl]'")
+    if name.startswith("recast_ref.trainers.verl"):
+        pytest.importorskip("verl", reason="verl's trainer needs pip install -e '.[verl]'")
+    if name == "recast_ref.trainers.onerec":
+        pytest.importorskip("recipe.onerec", reason="needs OpenOneRec's checkout, see tests/onerec_seam.py")
     result = doctest.testmod(importlib.import_module(name), extraglobs={"torch": torch})
     assert result.failed == 0
     assert result.attempted or name.rpartition(".")[2] not in (
