@@ -99,16 +99,10 @@ def parts(real=()):
     wrong = [("sparse" if share == 0 else f"wrong-{share}", "converged") for share in WRONG]
     claims = ("grpo", "recast", "recast-branch", "sft-sqrt")
     where = ("grpo", "hybrid-sqrt", "sft", "sft-sqrt", "expected")
-    pays = (
-        ("next-4", "converged"),
-        ("judge", "converged"),
-        ("thought", "94"),
-        ("sets-2", "94"),
-        ("cold", "94"),
-        ("value", "94"),
-    )
+    # Where a base finds hits: of one that does not, rollouts cannot pay.
+    pays = [(world, "converged") for world in ("next-4", "judge", "thought", "sets-2", "cold", "value")]
     several = [replace(cell, anchor=anchor)
-               for cell in _cells([("next-4", "converged")], ("recast-branch", "hybrid", "hybrid-sqrt"))
+               for cell in _cells([("next-4", "converged")], ("recast-branch", "hybrid", "hybrid-sqrt"), curve="coarse")
                for anchor in ("likeliest", "nearest", "random")]  # fmt: skip
     twists = (("", "94"), ("", "converged"), ("+wrong-30", "converged"), ("+cold", "94"))
     away = [
@@ -127,12 +121,12 @@ def parts(real=()):
         "wrong": ("What do wrong labels do?",
                   _cells(wrong, ("base", "grpo", "recast-branch", "sft", "sft-sqrt", "expected", "hybrid", "hybrid-sqrt", "grpo+sft"))),
         "pays": ("Where do rollouts pay?",
-                 (*_cells(pays, ("base", *where), curve="coarse"), *_cells([("value", "94")], ("drgrpo",), curve="coarse"),
+                 (*_cells(pays, ("base", *where), curve="coarse"), *_cells([("value", "converged")], ("drgrpo",), curve="coarse"),
                   *_cells(pays, ("sft-sqrt",), passes=4, curve="coarse"), *several)),
         "whom": ("For whom does it change what, and whom does repair fall on?",
                  (*_cells([("sparse", "94"), *((p + twist, "94") for p in real for twist in ("", "+cold"))],
                           ("base", "grpo", "recast-branch", "sft", *OURS)),
-                  *_cells([("cold", "94")], ("base", *where), curve="coarse"))),
+                  *_cells([("cold", "converged")], ("base", *where), curve="coarse"))),
         "map32": ("The map with groups of 32",
                   _cells([("sparse", "94"), ("sparse", "85"), ("sparse", "70"), ("sparse", "converged")],
                          (*REFERENCES, "grpo", "recast", "recast-branch", "repair", "sft", *OURS), group_size=32)),

@@ -44,7 +44,7 @@ def match(rows, arm, metric, **settings):
     grpo, other = (curves(rows, name, metric, **settings) for name in ("grpo", arm))
     if grpo is None or other is None:
         return None
-    (rollouts, theirs), budget = grpo, grpo[0][-1]
+    theirs, budget = grpo[1], grpo[0][-1]
     found = share(budget, theirs, other)
     rng = np.random.default_rng(0)
     seeds = min(len(theirs), len(other[1]))

@@ -244,7 +244,7 @@ def _work(job):
     found["cpu_seconds"] = time.process_time() - start
     checkpoints.save(results.path(job), found)
     score = Results._score(found)
-    return f"{job}: {found['failed'] if 'failed' in found else f'validation pass@1 {score:.2%}'}", score
+    return f"{job}: {found.get('failed', f'validation pass@1 {score:.2%}')}", score
 
 
 def _train(world, run, results, scale):

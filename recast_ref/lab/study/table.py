@@ -62,10 +62,10 @@ def rows(parts, results):
         for cell in cells:
             in_parts.setdefault(cell, []).append(name)
     finished = {}
-    for cell in in_parts:
+    for cell, names in in_parts.items():
         rate, missing = results.chosen(cell)
         if rate is not None and not missing:
-            finished[cell] = _Cell(cell, rate, in_parts[cell], results)
+            finished[cell] = _Cell(cell, rate, names, results)
     for cell, found in finished.items():
         yield from found.rows()
         for reference in REFERENCES:
