@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 
 import numpy as np
 import pytest
@@ -425,7 +426,7 @@ def tokenizer_folder(tmp_path_factory):
     return folder
 
 
-def sampler(tokenizer_folder, *more, name="ReCastReplayBuffer", mode="sync"):
+def sampler(tokenizer_folder, *more, name="ReCastReplayBuffer", mode="sync", refill=None):
     """The sampler as verl's trainer makes it."""
     from recast_ref.trainers import verl_v1
 
@@ -436,7 +437,7 @@ def sampler(tokenizer_folder, *more, name="ReCastReplayBuffer", mode="sync"):
         max_off_policy_threshold=config.trainer.v1.sampler.max_off_policy_threshold,
         max_off_policy_strategy=config.trainer.v1.sampler.max_off_policy_strategy,
         sampler_kwargs=config.trainer.v1.sampler.sampler_kwargs,
-        refill_fn=None,
+        refill_fn=refill,
     )
 
 
@@ -462,6 +463,31 @@ REFUSED = [
     ("reward.reward_model.enable=True", "a colocated reward model scores after the sampler"),
     ("+actor_rollout_ref.rollout.engine_kwargs.vllm.logits_processors=[x]", "engine_kwargs.vllm: .*collapses"),
 ]
+
+
+@pytest.mark.parametrize(
+    "override, what",
+    [
+        ("algorithm.filter_groups.enable=True", "verl filters in its own sampler only"),
+        ("algorithm.adv_estimator=recast", "adv_estimator=recast: arm=grpo chooses no pairs"),
+    ],
+)
+def test_plain_groups_refuse_what_would_do_nothing_or_fail_later(override, what, tokenizer_folder):
+    whole = ["actor_rollout_ref.rollout.n=8", "+trainer.v1.sampler.sampler_kwargs.arm=grpo"]
+    with pytest.raises(ValueError, match=what):
+        sampler(tokenizer_folder, *whole, "algorithm.adv_estimator=grpo", override)
+
+
+@pytest.mark.parametrize("mode, mini_batch", [("sync", 1024), ("colocate_async", 1024), ("separate_async", 256)])
+def test_a_warning_says_where_a_pair_can_be_parted_and_only_there(mode, mini_batch, tokenizer_folder):
+    """separate_async takes a batch in ``parameter_sync_step`` updates, 4 by default."""
+    name = "ReCastReplayBuffer" + "Async" * (mode != "sync")
+    key = "actor_rollout_ref.actor.ppo_mini_batch_size"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="actor_rollout_ref")
+        sampler(tokenizer_folder, f"{key}={mini_batch}", name=name, mode=mode)
+    with pytest.warns(UserWarning, match=f"different optimizer steps; set {mini_batch}"):
+        sampler(tokenizer_folder, f"{key}={mini_batch // 2}", name=name, mode=mode)
 
 
 @pytest.mark.parametrize("override, what", REFUSED, ids=[override for override, _ in REFUSED])
@@ -638,3 +664,18 @@ def test_a_search_that_is_as_narrow_as_the_update_is_refused(queue, tokenizer_fo
     put(queue, ALL_ZERO)
     with pytest.raises(ValueError, match="search_width=8, and the groups have 2 answers: set"):
         sampler(tokenizer_folder).sample(global_steps=1, partition_id="train", batch_size=1)
+
+
+@pytest.mark.filterwarnings("ignore:actor_rollout_ref")
+def test_groups_without_an_answer_are_sampled_anew_where_verl_would(queue, tokenizer_folder):
+    clear(queue)
+    queue.kv_put(key="lost", partition_id="train", tag={"is_prompt": True, "status": "failure", "global_steps": 1})
+    asked = []
+
+    def refill(count):
+        asked.append(count)
+        put(queue, ALL_ZERO)
+
+    mine = sampler(tokenizer_folder, NARROW, "trainer.v1.sampler.sync_refill_failed_groups=True", refill=refill)
+    batch, metrics = mine.sample(global_steps=1, partition_id="train", batch_size=1)
+    assert asked == [1] and len(batch) == 2 and metrics["recast/repaired"] == 1

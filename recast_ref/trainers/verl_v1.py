@@ -28,7 +28,7 @@ TransferQueue. For ``trainer.v1.trainer_mode`` other than ``sync`` the sampler i
 See :mod:`~recast_ref.trainers.verl` for what the logs mean. Beyond that:
 
 * **Keep a pair in one optimizer step**: ``ppo_mini_batch_size`` equal to ``data.train_batch_size`` (over
-  ``parameter_sync_step``). With smaller ones verl's balancing may part the two.
+  ``parameter_sync_step`` in ``separate_async``, which wants it so). With smaller ones verl's balancing may part the two.
 * **A prompt without a pair is dropped**, and verl fills the batch up with rows of 128 tokens that count for nothing.
 * **A constrained rollout needs log-probs under the same constraint**, else the policy collapses (``trainers/trl.py``
   has the figures). verl's engines compute them over the whole vocabulary, so constraints on the sampler alone are
@@ -127,12 +127,14 @@ class _Pairs:
         reasons = list(against(config, options))
         if reasons:
             raise ValueError("\n".join(reasons))
+        # verl gives a sampler of one's own no more than its contract has, and its dataloader is set up for this already.
+        self.sync_refill_failed_groups = bool(config.trainer.v1.sampler.get("sync_refill_failed_groups"))
         mini_batch = config.actor_rollout_ref.actor.ppo_mini_batch_size
-        prompts = config.data.train_batch_size // self.trainer_config.get("parameter_sync_step", 1)
-        if mini_batch != prompts:
+        prompts = config.data.train_batch_size // self.trainer_config.get("parameter_sync_step", 1)  # in an update
+        if options.get("arm", "recast") in ("recast", "contrast") and mini_batch < prompts:
             warnings.warn(
-                f"actor_rollout_ref.actor.ppo_mini_batch_size={mini_batch}, and {prompts} prompts are sampled at a time: "
-                "the two of a pair may be updated on in different optimizer steps"
+                f"actor_rollout_ref.actor.ppo_mini_batch_size={mini_batch} for {prompts} prompts an update: the two of "
+                f"a pair may be updated on in different optimizer steps; set {prompts}"
             )
         self.search_width = options.pop("search_width")
         self.poll_interval = float(options.pop("poll_interval", self.poll_interval))
@@ -298,12 +300,17 @@ def against(config, options):
     for engine, its in (rollout.get("engine_kwargs") or {}).items():
         if CONSTRAINTS & set(its or {}):
             yield f"actor_rollout_ref.rollout.engine_kwargs.{engine}: {sorted(CONSTRAINTS & set(its))}: {APART}"
+    if (algorithm.get("filter_groups") or {}).get("enable"):
+        why = "it drops all-zero groups, which repair is for; switch it off"
+        if arm == "grpo":
+            why = "verl filters in its own sampler only; switch it off, or use that one, without ReCast's metrics"
+        yield f"algorithm.filter_groups.enable: {why}"
     if arm == "grpo":
+        if algorithm.adv_estimator == "recast":
+            yield "algorithm.adv_estimator=recast: arm=grpo chooses no pairs, and leaves it no weights; set grpo"
         return
     if algorithm.adv_estimator != "recast":
         yield f"algorithm.adv_estimator={algorithm.adv_estimator}: set recast, which knows the weights"
-    if (algorithm.get("filter_groups") or {}).get("enable"):
-        yield "algorithm.filter_groups.enable: it drops all-zero groups, which repair is for; switch it off"
     if algorithm.get("use_kl_in_reward"):
         yield (
             "algorithm.use_kl_in_reward: a pair's weights are not rewards; set "
