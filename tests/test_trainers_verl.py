@@ -1,11 +1,13 @@
 """ReCast's parts for verl without a trainer: ``recast_batch``, the estimator, the sampler, and what is refused."""
 
+import importlib.util
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import warnings
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -339,6 +341,11 @@ def test_what_cannot_work_is_refused_and_the_batch_is_as_it_was(options, what):
     )
 
 
+def test_a_template_that_no_ground_truth_follows_is_told():
+    with pytest.warns(UserWarning, match="sid_template='<a_{}><b_{}>': no ground truth .*<s_a_1>"):
+        recast_batch(proto(ALL_ZERO), TOKENIZER, sid_template="<a_{}><b_{}>")
+
+
 @pytest.mark.parametrize("name", sorted(OF_SAMPLES))
 def test_what_was_computed_for_sampled_answers_is_refused(name):
     with pytest.raises(ValueError, match=name):
@@ -511,6 +518,16 @@ def test_the_settings_that_work_do_and_the_sampler_fits_the_trainer(tokenizer_fo
         sampler(tokenizer_folder, mode="separate_async")
     with pytest.raises(ValueError, match="custom_sampler.name=ReCastReplayBuffer, not"):
         sampler(tokenizer_folder, name="ReCastReplayBufferAsync")
+
+
+@pytest.mark.parametrize(
+    "version, fits", [("0.9.0", False), ("0.9.1", True), ("0.9.2.post1", True), ("0.10.0.dev0", False)]
+)
+def test_other_versions_of_verl_are_refused(version, fits, monkeypatch):
+    monkeypatch.setattr(verl, "__version__", version)
+    spec = importlib.util.find_spec(V1)
+    with nullcontext() if fits else pytest.raises(ImportError, match=f"tested with verl>=.*this is {version}"):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
 @pytest.mark.parametrize("gone", ["custom_sampler.name", "sampler_kwargs.search_width"])

@@ -38,6 +38,7 @@ Things to know, in both:
 
 import hashlib
 import pkgutil
+import warnings
 from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -181,11 +182,17 @@ class Chooser:
             self._sids = Sids.like("\n".join(rows.truths))
         opened = dict(zip(rows.prompts, in_thought(self.tokenizer, list(rows.prompts.values()))))
         thinking = [opened[uid] for uid in rows.uids]
+        targets = [self._sids.read(text) for text in rows.truths]
+        if any(rows.truths) and not any(targets):
+            warnings.warn(
+                f"sid_template={self._sids.template!r}: no ground truth of this batch holds such a SID, and nothing is "
+                f"repaired; the first is {rows.truths[0]!r}"
+            )
         pairs = choose_pairs(
             groups=rows.uids,
             rewards=rows.rewards,
             named=self._sids.read_ids(self.tokenizer, rows.responses, thinking),
-            targets=[self._sids.read(text) for text in rows.truths],
+            targets=targets,
             arm=self.arm,
             weight=self.weight,
             negative_weight=self.negative_weight,

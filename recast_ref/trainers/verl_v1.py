@@ -28,7 +28,7 @@ TransferQueue. For ``trainer.v1.trainer_mode`` other than ``sync`` the sampler i
 See :mod:`~recast_ref.trainers.verl` for what the logs mean. Beyond that:
 
 * **Keep a pair in one optimizer step**: ``ppo_mini_batch_size`` equal to ``data.train_batch_size`` (over
-  ``parameter_sync_step`` in ``separate_async``, which wants it so). With smaller ones verl's balancing may part the two.
+  ``parameter_sync_step`` in ``separate_async``, which wants it so). With smaller ones verl's balancing may part them.
 * **A prompt without a pair is dropped**, and verl fills the batch up with rows of 128 tokens that count for nothing.
 * **A constrained rollout needs log-probs under the same constraint**, else the policy collapses (``trainers/trl.py``
   has the figures). verl's engines compute them over the whole vocabulary, so constraints on the sampler alone are
@@ -65,7 +65,8 @@ except ImportError as error:
 from .verl import OF_SAMPLES, Chooser, Rows, check_one_turn, group_metrics, leave, positions_after, truth_of
 
 TESTED = ("0.9.1", "0.10")  # from, and below
-if not Version(TESTED[0]) <= Version(verl.__version__) < Version(TESTED[1]):
+release = Version(Version(verl.__version__).base_version)  # of a 0.10.0.dev it is 0.10.0
+if not Version(TESTED[0]) <= release < Version(TESTED[1]):
     raise ImportError(
         f"recast_ref.trainers.verl_v1: tested with verl>={TESTED[0]},<{TESTED[1]}, this is {verl.__version__}, whose "
         "trainer may differ; recast_ref.trainers.verl.recast_batch needs a DataProto only"
@@ -127,7 +128,7 @@ class _Pairs:
         reasons = list(against(config, options))
         if reasons:
             raise ValueError("\n".join(reasons))
-        # verl gives a sampler of one's own no more than its contract has, and its dataloader is set up for this already.
+        # verl does not hand this to a sampler of one's own, and has its dataloader set up for it already.
         self.sync_refill_failed_groups = bool(config.trainer.v1.sampler.get("sync_refill_failed_groups"))
         mini_batch = config.actor_rollout_ref.actor.ppo_mini_batch_size
         prompts = config.data.train_batch_size // self.trainer_config.get("parameter_sync_step", 1)  # in an update
