@@ -30,6 +30,8 @@ See :mod:`~recast_ref.trainers.verl` for what the logs mean. Beyond that:
 * **Keep a pair in one optimizer step**: ``ppo_mini_batch_size`` equal to ``data.train_batch_size`` (over
   ``parameter_sync_step`` in ``separate_async``, which wants it so). With smaller ones verl's balancing may part them.
 * **A prompt without a pair is dropped**, and verl fills the batch up with rows of 128 tokens that count for nothing.
+* **At the branch point** the tokens before it keep their KL, and have an advantage of 0.
+* **Where several updates make a step** (``separate_async``), verl logs means over them, ``recast/rows_out`` too.
 * **A constrained rollout needs log-probs under the same constraint**, else the policy collapses (``trainers/trl.py``
   has the figures). verl's engines compute them over the whole vocabulary, so constraints on the sampler alone are
   refused. ``tests/verl_on_cpu/`` shows both under one option: an engine and a rollout of one's own, registered with
