@@ -550,7 +550,12 @@ def queue():
 
     folder = tempfile.mkdtemp(prefix="rq")  # Ray's sockets need a short path
     ray.init(
-        num_cpus=2, object_store_memory=100_000_000, include_dashboard=False, _temp_dir=folder, log_to_driver=False
+        address="local",  # whatever else runs here
+        num_cpus=2,
+        object_store_memory=100_000_000,
+        include_dashboard=False,
+        _temp_dir=folder,
+        log_to_driver=False,
     )
     storage = {"total_storage_size": 10_000, "num_data_storage_units": 1}
     try:
