@@ -118,9 +118,9 @@ class _Pairs:
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        wanted = "sync" if isinstance(self, ReCastReplayBuffer) else "async"
-        if (self.trainer_mode == "sync") != (wanted == "sync"):
-            other = "ReCastReplayBufferAsync" if wanted == "sync" else "ReCastReplayBuffer"
+        sync = isinstance(self, ReCastReplayBuffer)
+        if (self.trainer_mode == "sync") != sync:
+            other = "ReCastReplayBufferAsync" if sync else "ReCastReplayBuffer"
             raise ValueError(
                 f"trainer.v1.trainer_mode={self.trainer_mode}: set trainer.v1.sampler.custom_sampler.name={other}, not "
                 f"{type(self).__name__}"
