@@ -358,7 +358,11 @@ Z = torch.zeros
                 (math.nan, ValueError, f"{name}: expected a finite number"),
                 (10**400, ValueError, f"{name}: expected a finite number"),
                 (-1, ValueError, f"{name}: expected a finite number"),
-                (1e300, ValueError, f"{name}: expected a number that torch.float32 can hold, got 1e+300, which becomes inf"),
+                (
+                    1e300,
+                    ValueError,
+                    f"{name}: expected a number that torch.float32 can hold, got 1e+300, which becomes inf",
+                ),
             )
         ),
         (

@@ -123,9 +123,7 @@ def test_beams_are_the_best_answers_in_order(sampler, tokenizer, catalogue, prom
 def test_the_engine_has_the_log_probs_and_entropies_of_the_trie(data, seed):
     """On rows of unequal lengths, by verl's own functions, with their gradients; other positions stay as they are."""
     length, vocabulary, end = 3, 9, 1
-    answers = data.draw(
-        st.lists(st.lists(st.integers(2, 8), min_size=length, max_size=length), min_size=1, max_size=8)
-    )
+    answers = data.draw(st.lists(st.lists(st.integers(2, 8), min_size=length, max_size=length), min_size=1, max_size=8))
     trie = Trie(answers, end)
     rows = [[*answer, end] for answer in data.draw(st.lists(st.sampled_from(answers), min_size=1, max_size=4))]
     sizes = [data.draw(st.integers(1, 4)) for _ in rows]

@@ -38,7 +38,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 CELL = re.compile(
-    r"^```python\n(?P<code>.*?)^```\n(?:\n```text(?P<mark> (?:measured|drawn)[^\n]*)?\n(?P<printed>.*?)^```\n)?", re.M | re.S
+    r"^```python\n(?P<code>.*?)^```\n(?:\n```text(?P<mark> (?:measured|drawn)[^\n]*)?\n(?P<printed>.*?)^```\n)?",
+    re.M | re.S,
 )
 MEASURED = re.compile(r"^```text measured(?P<mark>[^\n]*)\n(?P<printed>.*?)^```\n", re.M | re.S)
 DRAWN = re.compile(r"^```text drawn\n(?P<printed>.*?)^```\n", re.M | re.S)
@@ -69,7 +70,9 @@ def words(text):
     """The text without the numbers of its measured blocks, and without the spaces that line them up; of drawn blocks the names."""
 
     def names(block):
-        return "\n".join(name for name in re.findall(r"^[a-z_]{3,}", block["printed"], re.M) if name not in OF_THE_EXAMPLE)
+        return "\n".join(
+            name for name in re.findall(r"^[a-z_]{3,}", block["printed"], re.M) if name not in OF_THE_EXAMPLE
+        )
 
     text = DRAWN.sub(names, text)
     return MEASURED.sub(lambda block: re.sub(r" *#", "#", NUMBER.sub("#", block[0])), text)
@@ -103,7 +106,9 @@ def main():
     sys.excepthook = traceback.print_exception  # shows the line of a cell, which the built-in one does not find
     os.environ.setdefault("MPLBACKEND", "Agg")
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the work is small: threads would wait for each other
-    paths = sorted(path for path in HERE.glob("[0-9]*.md") if not options.names or path.name.startswith(tuple(options.names)))
+    paths = sorted(
+        path for path in HERE.glob("[0-9]*.md") if not options.names or path.name.startswith(tuple(options.names))
+    )
     if not paths:
         parser.error(f"no tutorial begins with {' or '.join(options.names)}")
     differs = False

@@ -16,7 +16,9 @@ def pytest_configure(config):
     for path in sorted(HERE.glob("ex*.py")):
         config.addinivalue_line("markers", f"{path.stem}: the exercises of tutorial {int(path.stem[2:])}")
         for number in range(1, 4):
-            config.addinivalue_line("markers", f"{path.stem}_{number}: exercise {number} of tutorial {int(path.stem[2:])}")
+            config.addinivalue_line(
+                "markers", f"{path.stem}_{number}: exercise {number} of tutorial {int(path.stem[2:])}"
+            )
 
 
 def pytest_collection_modifyitems(items):

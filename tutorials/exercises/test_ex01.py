@@ -12,7 +12,9 @@ def test_advantages_without_spread(ex):
 
 
 @pytest.mark.ex01_2
-@pytest.mark.parametrize("p, g, chance", [(0.5, 2, 0.5), (0.01, 8, 0.0773), (0.9, 4, 0.3438), (0.3, 1, 0.0), (0.0, 8, 0.0)])
+@pytest.mark.parametrize(
+    "p, g, chance", [(0.5, 2, 0.5), (0.01, 8, 0.0773), (0.9, 4, 0.3438), (0.3, 1, 0.0), (0.0, 8, 0.0)]
+)
 def test_chance_of_signal(ex, p, g, chance):
     assert ex.chance_of_signal(p, g) == pytest.approx(chance, abs=1e-4)
 

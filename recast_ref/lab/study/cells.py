@@ -78,12 +78,12 @@ class Scale:
 
 REFERENCES = ("popular", "base")
 OURS = ("sft-sqrt", "hybrid", "hybrid-sqrt", "grpo+sft")
-PUBLISHED = ("grpo", "recast", "recast-branch", "repair", "contrast", "dapo", "sft")
-MAP = (("sparse", "99"), ("sparse", "94"), ("sparse", "85"), ("sparse", "converged"), ("dense", "70"), ("dense", "50"))
+PUBLISHED = ("grpo", "recast", "recast-branch", "sft")
+HALVES = ("repair", "contrast", "dapo")
 ALPHAS = ("sft", "sft-0.25", "sft-sqrt", "sft-0.75", "expected")
 GROUP_SIZES = (4, 8, 16, 32, 64)
 WIDTHS = (32, 64, 148)  # a factor of 16 in parameters
-WRONG = (0, 10, 20, 30, 40, 50)
+WRONG = (0, 10, 30, 50)
 
 
 def _cells(places, arms, **settings):
@@ -96,13 +96,15 @@ def parts(real=()):
     Args:
         real: paths of worlds of real interactions, for the parts ``whom`` and ``elsewhere``.
     """
+    sparse = [("sparse", "94"), ("sparse", "converged")]
+    shares = [*(("sparse", share) for share in ("99", "94", "85", "converged")), ("dense", "70"), ("dense", "50")]
     wrong = [("sparse" if share == 0 else f"wrong-{share}", "converged") for share in WRONG]
-    claims = ("grpo", "recast", "recast-branch", "sft-sqrt")
-    where = ("grpo", "hybrid-sqrt", "sft", "sft-sqrt", "expected")
+    claims = ("grpo", "recast", "recast-branch")
+    where = ("grpo", "hybrid-sqrt", "sft", "sft-sqrt")
     # Where a base finds hits: of one that does not, rollouts cannot pay.
-    pays = [(world, "converged") for world in ("next-4", "judge", "thought", "sets-2", "cold", "value")]
+    pays = [(world, "converged") for world in ("next-4", "judge", "thought", "sets-2", "cold")]
     several = [replace(cell, anchor=anchor)
-               for cell in _cells([("next-4", "converged")], ("recast-branch", "hybrid", "hybrid-sqrt"), curve="coarse")
+               for cell in _cells([("next-4", "converged")], ("recast-branch", "hybrid-sqrt"), curve="coarse")
                for anchor in ("likeliest", "nearest", "random")]  # fmt: skip
     twists = (("", "94"), ("", "converged"), ("+wrong-30", "converged"), ("+cold", "94"))
     away = [
@@ -111,27 +113,28 @@ def parts(real=()):
         *((p + twist, regime) for p in real for twist, regime in twists),
     ]
     return {
-        "map": ("Which arm at which share of all-zero groups?", _cells(MAP, (*REFERENCES, *PUBLISHED, *OURS))),
+        "map": ("Which arm at which share of all-zero groups?",
+                (*_cells(shares, (*REFERENCES, *PUBLISHED, *OURS)), *_cells(sparse, HALVES))),
+        "wrong": ("What do wrong labels do?",
+                  _cells(wrong, ("base", "grpo", "recast-branch", "sft", "sft-sqrt", "expected", "hybrid-sqrt", "grpo+sft"))),
+        "alpha": ("How far is an anchor to be trusted?",
+                  _cells([*sparse, ("dense", "50"), ("wrong-30", "converged")], (*ALPHAS, "hybrid", "hybrid-sqrt", "hybrid-1"))),
+        "pays": ("Where do rollouts pay?",
+                 (*_cells(pays, ("base", *where), curve="coarse"), *_cells(pays, ("sft-sqrt",), passes=2, curve="coarse"),
+                  *_cells([("value", "converged")], ("base", "grpo", "drgrpo", "sft-sqrt"), curve="coarse"), *several)),
         "budget": ("After what share of GRPO's rollouts is its best reached, by group size?",
                    tuple(c for g in GROUP_SIZES for c in _cells([("sparse", "94@8")], claims, group_size=g, curve="fine"))),
-        "size": ("The same, by the size of the policy?",
-                 tuple(c for w in WIDTHS for c in _cells([("sparse", "94")], claims, width=w, curve="fine"))),
-        "alpha": ("How far is an anchor to be trusted?",
-                  _cells([*MAP, ("wrong-30", "converged")], (*ALPHAS, "hybrid", "hybrid-sqrt", "hybrid-1"))),
-        "wrong": ("What do wrong labels do?",
-                  _cells(wrong, ("base", "grpo", "recast-branch", "sft", "sft-sqrt", "expected", "hybrid", "hybrid-sqrt", "grpo+sft"))),
-        "pays": ("Where do rollouts pay?",
-                 (*_cells(pays, ("base", *where), curve="coarse"), *_cells([("value", "converged")], ("drgrpo",), curve="coarse"),
-                  *_cells(pays, ("sft-sqrt",), passes=4, curve="coarse"), *several)),
+        "elsewhere": ("Does it hold where it was not chosen?",
+                      _cells(away, (*REFERENCES, "grpo", "recast", "recast-branch", "sft", "sft-sqrt", "hybrid-sqrt"))),
         "whom": ("For whom does it change what, and whom does repair fall on?",
                  (*_cells([("sparse", "94"), *((p + twist, "94") for p in real for twist in ("", "+cold"))],
-                          ("base", "grpo", "recast-branch", "sft", *OURS)),
+                          ("base", "grpo", "recast-branch", "sft", "sft-sqrt", "hybrid-sqrt")),
                   *_cells([("cold", "converged")], ("base", *where), curve="coarse"))),
+        "size": ("The same share of GRPO's rollouts, by the size of the policy?",
+                 tuple(c for w in WIDTHS for c in _cells([("sparse", "94")], claims, width=w, curve="fine"))),
         "map32": ("The map with groups of 32",
-                  _cells([("sparse", "94"), ("sparse", "85"), ("sparse", "70"), ("sparse", "converged")],
-                         (*REFERENCES, "grpo", "recast", "recast-branch", "repair", "sft", *OURS), group_size=32)),
-        "elsewhere": ("Does it hold where it was not chosen?",
-                      _cells(away, (*REFERENCES, "grpo", "recast", "recast-branch", "sft", *OURS, "expected"))),
+                  _cells([("sparse", "94"), ("sparse", "85"), ("sparse", "converged")],
+                         (*REFERENCES, "grpo", "recast", "recast-branch", "sft-sqrt", "hybrid-sqrt"), group_size=32)),
     }  # fmt: skip
 
 
@@ -155,7 +158,7 @@ def expected_seconds(run, scale):
     drawn = (7 + 0.9 * cell.group_size) if arm.rolls_out else 0  # milliseconds for 64 prompts
     whole = 0.5 * cell.group_size * (cell.arm in ("repair", "grpo+sft")) + 0.1 * cell.group_size
     read = {"grpo": 10, "drgrpo": 10, "dapo": 4, "contrast": 7, "repair": 22}.get(cell.arm, 22)
-    points = {"": 0, "coarse": 8, "fine": 20}[cell.curve]
+    points = {"": 0, "coarse": 5, "fine": 20}[cell.curve]
     judged = 0.35 * (scale.valid + scale.test + points * min(scale.valid, 1000)) * (6 if cell.world == "thought" else 1)
     return (steps * (drawn + read + whole * arm.rolls_out) + judged + 600) * (cell.width / 64) ** 1.2 / 1000
 

@@ -17,7 +17,7 @@ from .outcomes import mean, outcomes, popular, probe
 BATCH = 64  # prompts a step
 PROBES = 4  # of the composition of groups, after the start, evenly spaced
 FINE = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 26, 32, 40, 48, 64, 80, 96, 112, 128, 192, 256, 384, 512)
-COARSE = 8  # points of a coarse curve
+COARSE = 5  # points of a coarse curve, after the start
 CURVE_PROMPTS = 1000  # validation prompts of each point of a curve
 
 
