@@ -130,7 +130,8 @@ def _study_options(parser):
     add("--out", metavar="DIR", help="where results go (default: a new folder in runs/)")
     add("--resume", action="store_true", help="go on with the study in --out; finished runs are kept")
     add("--quick", action="store_true", help="a little of every part in about a minute: figures that mean nothing")
-    add("--report", metavar="DIR", help="run nothing: make the tables and figures of DIR/study.csv, there")
+    how = "run nothing: make the tables and figures of DIR/study.csv, there, or of several such files, in --out"
+    add("--report", nargs="+", metavar="DIR", help=how)
 
 
 def _study(parser, options):
@@ -139,6 +140,8 @@ def _study(parser, options):
         parser.error(f"study needs {', '.join(missing)}: {INSTALL_LAB}")
     if options.resume and not options.out:
         parser.error("--resume needs --out DIR, the folder of the study to go on with")
+    if len(options.report or ()) > 1 and not options.out:
+        parser.error("--report of several folders needs --out DIR, a folder for all of them")
     from pathlib import Path
 
     from .lab.experiment import ExperimentError
@@ -147,8 +150,12 @@ def _study(parser, options):
 
     try:
         if options.report:
-            report.write(table.read(Path(options.report) / "study.csv"), options.report)
-            print(f"Wrote {Path(options.report) / 'study.md'}")
+            rows = table.merge(table.read(Path(folder) / "study.csv") for folder in options.report)
+            out = Path(options.out or options.report[0])
+            if options.out:
+                table.save(out / "study.csv", rows)
+            report.write(rows, out)
+            print(f"Wrote {out / 'study.md'}")
             return 0
         scale = cells.Scale.quick() if options.quick else cells.Scale()
         if options.seeds is not None:

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from recast_ref import reference
+from recast_ref import cli, reference
 from recast_ref.lab import arms as lab
 from recast_ref.lab import checkpoints, regimes
 from recast_ref.lab.experiment import ExperimentError
@@ -554,6 +554,27 @@ def test_the_csv_is_read_as_it_was_written(finished, tmp_path):
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="not a study.csv of this version, it has no column parts"):
         table.read(tmp_path / "other.csv")
+
+
+def test_files_of_several_evenings_make_one(finished, tmp_path, capsys):
+    """Of a cell that two files have, the first's rows count, and no row is lost or there twice."""
+    rows = table.read(finished[0] / "study.csv")
+    first = [{**row, "learning_rate": 7.0} for row in rows if row["arm"] in ("grpo", "popular")]
+    merged = table.merge([first, rows])
+    key = [sorted(map(str, row.items())) for row in merged]
+    assert sorted(key) == sorted(
+        sorted(map(str, row.items()))
+        for row in [*first, *(row for row in rows if row["arm"] not in ("grpo", "popular"))]
+    )
+    for name, part in (("monday", first), ("tuesday", rows)):
+        (tmp_path / name).mkdir()
+        table.save(tmp_path / name / "study.csv", part)
+    folders = [str(tmp_path / "monday"), str(tmp_path / "tuesday")]
+    assert cli.main(["study", "--report", *folders, "--out", str(tmp_path / "both")]) == 0
+    assert table.read(tmp_path / "both" / "study.csv") == merged and (tmp_path / "both" / "study.md").exists()
+    with pytest.raises(SystemExit):
+        cli.main(["study", "--report", *folders])
+    assert "--report of several folders needs --out DIR" in capsys.readouterr().err
 
 
 def test_the_rows_of_a_study(finished):
