@@ -21,6 +21,7 @@ def python(code, **environment):
         timeout=1800,
         env={**os.environ, **environment},
         cwd="/",
+        check=False,
     )
 
 

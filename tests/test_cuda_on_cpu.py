@@ -28,7 +28,7 @@ needs_compiler = pytest.mark.skipif(not shutil.which(COMPILER), reason="no C++ c
 
 def run(command):
     command = [str(part) for part in command]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=1800)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
     assert result.returncode == 0, f"{shlex.join(command)}\n{result.stdout[-4000:]}{result.stderr[-4000:]}"
     return result.stdout
 
@@ -70,7 +70,10 @@ def sanitizer(request):
         path = Path(path_of(RUNTIMES[request.param]))
         if not path.is_absolute() or path.read_bytes()[:4] != b"\x7fELF":
             pytest.skip(f"{COMPILER} has no {path.name} here")
-        if not shutil.which("setarch") or subprocess.run(["setarch", "-R", "true"], capture_output=True).returncode:
+        if (
+            not shutil.which("setarch")
+            or subprocess.run(["setarch", "-R", "true"], capture_output=True, check=False).returncode
+        ):
             pytest.skip("addresses cannot be laid out in order here (setarch -R), which the sanitizers need")
     return request.param
 
@@ -82,7 +85,7 @@ def watched(sanitizer, command, log, **environment):
     command = ["env", *(f"{name}={value}" for name, value in environment.items()), *command]
     if sanitizer:
         command = ["setarch", "-R", *command]
-    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=1800)
+    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=1800, check=False)
     said = "".join(path.read_text() for path in log.parent.glob(f"{log.name}.*"))
     return result.returncode, result.stdout + result.stderr, said
 

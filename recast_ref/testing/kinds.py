@@ -215,9 +215,8 @@ def _sizes(kind, case):
     return sizes
 
 
-OPTIONS = (
-    "weight negative_weight normalize eps clip_low clip_high dual_clip kl_coef aggregate inplace_backward"
-).split()  # numbers and flags, which have defaults
+# Numbers and flags, which have defaults.
+OPTIONS = "weight negative_weight normalize eps clip_low clip_high dual_clip kl_coef aggregate inplace_backward".split()
 
 
 def _draw_groups(draw, options=True, **asked):
@@ -275,7 +274,7 @@ _GROUP = {"rewards": "QG", "scores": "QG"}
 _KEYS = {"tie_break": "QG"}
 _PAIR = {"positive": ("Q", "index"), "negative": ("Q", "index"), "advantages": ("QG", "float")}
 _SLOT = {"slot": ("Q", "index")}
-_LOSS = {name: ("", "float") for name in ("loss", "policy", "kl", "clip_fraction")}
+_LOSS = dict.fromkeys(("loss", "policy", "kl", "clip_fraction"), ("", "float"))
 _BATCH = {"old_logps": "BT", "advantages": "B", "mask": "BT", "ref_logps": "BT"}
 _SIDS = {"predictions": "QGML", "targets": "QKL"}
 

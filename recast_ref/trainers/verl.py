@@ -186,7 +186,8 @@ class Chooser:
         if any(rows.truths) and not any(targets):
             warnings.warn(
                 f"sid_template={self._sids.template!r}: no ground truth of this batch holds such a SID, and nothing is "
-                f"repaired; the first is {rows.truths[0]!r}"
+                f"repaired; the first is {rows.truths[0]!r}",
+                stacklevel=2,
             )
         pairs = choose_pairs(
             groups=rows.uids,
@@ -395,7 +396,7 @@ def _leaves(positive, negative):
 
 def group_metrics(rows):
     """What the groups are before repair: shares by regime, the mean reward, and how many rows."""
-    hits = {uid: 0 for uid in rows.uids}
+    hits = dict.fromkeys(rows.uids, 0)
     for uid, reward in zip(rows.uids, rows.rewards.tolist()):
         hits[uid] += reward > 0
     regimes = [min(count, 2) for count in hits.values()]

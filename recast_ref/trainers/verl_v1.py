@@ -137,7 +137,8 @@ class _Pairs:
         if options.get("arm", "recast") in ("recast", "contrast") and mini_batch < prompts:
             warnings.warn(
                 f"actor_rollout_ref.actor.ppo_mini_batch_size={mini_batch} for {prompts} prompts an update: the two of "
-                f"a pair may be updated on in different optimizer steps; set {prompts}"
+                f"a pair may be updated on in different optimizer steps; set {prompts}",
+                stacklevel=2,
             )
         self.search_width = options.pop("search_width")
         self.poll_interval = float(options.pop("poll_interval", self.poll_interval))
