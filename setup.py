@@ -12,10 +12,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-SOURCES = (
-    "recast_ref.csrc",
-    *(f"recast_ref.csrc.{name}" for name in ("core", "cpu", "cuda")),
-)  # shipped inside the package
+# Shipped inside the package.
+SOURCES = ("recast_ref.csrc", *(f"recast_ref.csrc.{name}" for name in ("core", "cpu", "cuda")))
 options = {}
 
 if importlib.util.find_spec("torch") and os.environ.get("RECAST_BUILD") != "0":

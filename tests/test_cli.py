@@ -171,6 +171,5 @@ def test_the_core_needs_torch_and_numpy_only():
         "import sys, recast_ref, recast_ref.reference, recast_ref.cli, recast_ref.explain;"
         "print([m for m in ('rich', 'matplotlib', 'jinja2', 'sklearn', 'scipy', 'hypothesis') if m in sys.modules])"
     )
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stdout.strip() == "[]"
-    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

@@ -70,10 +70,8 @@ def sanitizer(request):
         path = Path(path_of(RUNTIMES[request.param]))
         if not path.is_absolute() or path.read_bytes()[:4] != b"\x7fELF":
             pytest.skip(f"{COMPILER} has no {path.name} here")
-        if (
-            not shutil.which("setarch")
-            or subprocess.run(["setarch", "-R", "true"], capture_output=True, check=False).returncode
-        ):
+        in_order = ["setarch", "-R", "true"]
+        if not shutil.which("setarch") or subprocess.run(in_order, capture_output=True, check=False).returncode:
             pytest.skip("addresses cannot be laid out in order here (setarch -R), which the sanitizers need")
     return request.param
 

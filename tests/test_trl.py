@@ -540,10 +540,8 @@ def test_resuming_is_as_exact_as_in_trl(folder, tmp_path):
         ("<a_1><b_1><c_1><|sid_end|><eos>", "{}<|sid_end|><eos>"),  # as MiniOneRec's line break
         ("<a_1><b_1><c_1><|sid_end|>", "{}<eos>"),  # it was cut
         ("<a_1><b_1><c_1><a_1><a_1><a_1><a_1><eos>", "{}<eos>"),  # longer than a SID
-        (
-            "<think><think><think><think><think></think><a_1><b_1><c_1>",
-            "<think><think><think><think><think></think>{}",
-        ),  # as long as allowed
+        # As long as allowed.
+        (f"{5 * '<think>'}</think><a_1><b_1><c_1>", f"{5 * '<think>'}</think>{{}}"),
     ],
 )
 def test_the_anchor_is_the_target_in_place_of_the_last_sid(folder, answer, anchor):

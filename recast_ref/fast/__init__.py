@@ -217,9 +217,8 @@ def logits_loss(
     rest = (old_logps, advantages, mask, ref_logps)
     try:
         if inplace_backward and loss_in_place(logits):
-            return PolicyLoss(
-                *LossInPlace.apply(logits, tokens, *(x if x is None else x.detach() for x in rest), *options)
-            )
+            constants = (x if x is None else x.detach() for x in rest)
+            return PolicyLoss(*LossInPlace.apply(logits, tokens, *constants, *options))
         kept = mask.detach().bool()
         logps = differentiable.token_logps(logits, tokens, kept, inplace_backward)[0]
         # The mask as it came, so that one of anything but 0 and 1 is refused.

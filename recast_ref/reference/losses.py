@@ -24,9 +24,7 @@ class PolicyLoss(NamedTuple):
     loss: torch.Tensor  # policy + kl_coef * kl
     policy: torch.Tensor  # the clipped surrogate
     kl: torch.Tensor  # k3 estimate of KL(policy || reference), 0 without ref_logps
-    clip_fraction: (
-        torch.Tensor
-    )  # share of unmasked tokens where the clipped term is the larger (the dual clip not counted)
+    clip_fraction: torch.Tensor  # share of unmasked tokens whose clipped term is the larger (the dual clip not counted)
 
 
 def token_logps(logits, tokens):
