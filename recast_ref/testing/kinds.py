@@ -7,6 +7,7 @@ A kind is named after the function of :mod:`recast_ref.reference` whose leading 
 import inspect
 import unittest
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from hypothesis import strategies as st
@@ -21,7 +22,7 @@ class NotApplicable(unittest.SkipTest):
 class LawBroken(AssertionError):
     """A law does not hold: what is wrong, where, and what was answered and expected, as far as it is known."""
 
-    def __init__(self, message, place=None, got=None, expected=None):
+    def __init__(self, message: str, place: int | None = None, got: Any = None, expected: Any = None) -> None:
         super().__init__(message)
         self.place, self.got, self.expected = place, got, expected
 

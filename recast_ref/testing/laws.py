@@ -14,7 +14,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from .kinds import KINDS, Case, LawBroken, NotApplicable, first_line
+from .kinds import KINDS, Case, LawBroken, NotApplicable, Subject, first_line
 
 Function = Callable[..., Any]
 LAWS: dict[str, "Law"] = {}
@@ -32,7 +32,7 @@ class Law:
     more: Function | None  # (draw, case, subject) -> dict of what else the law is given
     table: Function | None  # (kind) -> list of inputs worked out by hand, instead of drawn ones
 
-    def inputs(self, subject):
+    def inputs(self, subject: Subject) -> st.SearchStrategy[Case]:
         """Strategy of the inputs: the arguments that the variant takes, and what else the law is given."""
 
         @st.composite
@@ -42,7 +42,7 @@ class Law:
 
         return inputs()
 
-    def run(self, subject, **inputs):
+    def run(self, subject: Subject, **inputs: Any) -> None:
         """Hold the variant to one example."""
         case = Case((n, v.clone() if isinstance(v, torch.Tensor) else v) for n, v in inputs.items())
         more = {name: case.pop(name) for name in self.extra if name in case}
