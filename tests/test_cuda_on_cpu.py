@@ -61,25 +61,31 @@ def path_of(library):
     return run([COMPILER, f"-print-file-name={library}"]).strip()
 
 
+def why_not(sanitizer):
+    """Why ``-fsanitize=`` cannot say this here, in words; ``None`` where it can."""
+    if "Free Software Foundation" not in run([COMPILER, "--version"]):
+        return f"{COMPILER} is not gcc, and what another one's sanitizers are told is not known"
+    path = Path(path_of(RUNTIMES[sanitizer]))
+    if not path.is_absolute() or path.read_bytes()[:4] != b"\x7fELF":
+        return f"{COMPILER} has no {path.name} here"
+    in_order = ["setarch", "-R", "true"]
+    if not shutil.which("setarch") or subprocess.run(in_order, capture_output=True, check=False).returncode:
+        return "addresses cannot be laid out in order here (setarch -R), which the sanitizers need"
+    return None
+
+
 @pytest.fixture
 def sanitizer(request):
     """What ``-fsanitize=`` is to say, or ``None``; skips where it, or what it needs, is not to be had."""
-    if request.param:
-        if "Free Software Foundation" not in run([COMPILER, "--version"]):
-            pytest.skip(f"{COMPILER} is not gcc, and what another one's sanitizers are told is not known")
-        path = Path(path_of(RUNTIMES[request.param]))
-        if not path.is_absolute() or path.read_bytes()[:4] != b"\x7fELF":
-            pytest.skip(f"{COMPILER} has no {path.name} here")
-        in_order = ["setarch", "-R", "true"]
-        if not shutil.which("setarch") or subprocess.run(in_order, capture_output=True, check=False).returncode:
-            pytest.skip("addresses cannot be laid out in order here (setarch -R), which the sanitizers need")
+    if request.param and why_not(request.param):
+        pytest.skip(why_not(request.param))
     return request.param
 
 
 def watched(sanitizer, command, log, **environment):
     """The exit code, what was printed, and what the sanitizer said."""
     options = f"log_path={log} detect_leaks=0 report_signal_unsafe=0"
-    environment = {**environment, "TSAN_OPTIONS": options, "ASAN_OPTIONS": options}
+    environment |= {"TSAN_OPTIONS": options, "ASAN_OPTIONS": options, "UBSAN_OPTIONS": options}
     command = ["env", *(f"{name}={value}" for name, value in environment.items()), *command]
     if sanitizer:
         command = ["setarch", "-R", *command]
