@@ -70,13 +70,13 @@ for seed in range({batches}):
 
 def build(sanitizer, text, target):
     """A library of one source: the headers of torch are read once."""
+    target.parent.mkdir(exist_ok=True)
     source = target.with_suffix(".cpp")
     source.write_text(text)
     command = [COMPILER, "-O1", "-g1", "-std=c++20", "-fPIC", "-fvisibility=hidden", "-Wno-psabi", *FLAGS[sanitizer]]
     command += ["-DTORCH_EXTENSION_NAME=_C", '-DRECAST_FLAGS="-O1"', '-DRECAST_CUDA_ARCHITECTURES="none"']
     command += [f"-I{path}" for path in (*cpp_extension.include_paths(), sysconfig.get_paths()["include"])]
     libraries = [f"-L{path}" for path in cpp_extension.library_paths()]
-    target.parent.mkdir(exist_ok=True)
     run([*command, "-shared", source, *libraries, "-ltorch", "-ltorch_cpu", "-lc10", "-ltorch_python", "-o", target])
 
 
