@@ -130,9 +130,8 @@ def number(name, value, low, include_low=True, dtype=None):
         raise ValueError(f"{name}: expected a finite number {'>=' if include_low else '>'} {low}, got {value}")
     if dtype is not None and number:
         limits = torch.finfo(dtype)  # and no tensor of it: torch.compile could not trace what that becomes
-        half_a_step = (
-            limits.max * limits.eps / (4 - 2 * limits.eps)
-        )  # above the largest, and above 0, are still rounded to it
+        # Half a step above the largest, and above 0, are still rounded to it.
+        half_a_step = limits.max * limits.eps / (4 - 2 * limits.eps)
         if number - limits.max >= half_a_step or 2 * number <= limits.smallest_normal * limits.eps:
             becomes = "inf" if number > 1 else "0.0"
             raise ValueError(f"{name}: expected a number that {dtype} can hold, got {value}, which becomes {becomes}")

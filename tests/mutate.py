@@ -273,7 +273,7 @@ class Build:
 
 def run(command, check=True):
     """What a command says, None if it fails and may."""
-    result = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
     if result.returncode and check:
         raise RuntimeError(f"{' '.join(map(str, command))}\n{result.stderr[-3000:]}")
     return None if result.returncode else result.stdout

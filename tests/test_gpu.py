@@ -247,5 +247,5 @@ def test_two_devices_are_refused(generator):
 )
 def test_a_bad_value_stops_the_kernel_and_says_why(call, words):
     code = f"import math, torch; from recast_ref import fast; z = torch.zeros(1, 2, device='cuda'); {call}; torch.cuda.synchronize()"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=1800)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=1800, check=False)
     assert result.returncode and words in result.stderr and "device-side assert" in result.stderr

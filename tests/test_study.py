@@ -161,9 +161,7 @@ def test_a_set_never_names_an_sid_twice_and_its_answers_sum_to_one(sets):
     torch.testing.assert_close(logps.sum(dim=-1).exp().sum(dim=1), torch.ones(2))
     drawn = sets.sample(PROMPT, 200, torch.Generator().manual_seed(0))
     assert {tuple(r) for r in drawn.flatten(0, 1).tolist()} <= set(map(tuple, every))
-    best = responses[0][
-        logps[:, :, 0].argmax(dim=1), :1
-    ]  # the first code of the greedy answer is the likeliest first code
+    best = responses[0][logps[:, :, 0].argmax(dim=1), :1]  # the greedy answer begins with the likeliest first code
     assert torch.equal(sets.sample(PROMPT, 1)[:, 0, :1], best)
     repeated = torch.tensor([[[0, 0, 1, 0, 0, 0]]]).expand(2, -1, -1)
     assert sets.logps(PROMPT, repeated).sum(dim=-1).isneginf().all()
@@ -404,19 +402,13 @@ def seed_points(arm, values):
 @pytest.mark.parametrize(
     "theirs, mine, expected",
     [
-        (
-            [[0.1, 0.2, 0.3, 0.2]],
-            [[0.1, 0.3, 0.2]],
-            (1 / 3, None, None),
-        ),  # the best, not the last; the first that is as good
+        # The best, not the last; the first that is as good.
+        ([[0.1, 0.2, 0.3, 0.2]], [[0.1, 0.3, 0.2]], (1 / 3, None, None)),
         ([[0.1, 0.2, 0.3, 0.2]], [[0.1, 0.2, 0.2]], (math.inf, None, None)),
         ([[0.3, 0.2]], [[0.1, 0.2, 0.2]], (math.nan, None, None)),  # GRPO never beats the base
         ([[0.1, 0.3, 0.5]] * 2, [[0.1, 0.6, 0.2]] * 2, (0.5, 0.5, 0.5)),  # seeds that agree
-        (
-            [[0.1, 0.3, 0.5]] * 2,
-            [[0.1, 0.6, 0.6], [0.1, 0.2, 0.9]],
-            (1.0, 0.5, 1.0),
-        ),  # of the mean curve: 0.4, then 0.75
+        # Of the mean curve: 0.4, then 0.75.
+        ([[0.1, 0.3, 0.5]] * 2, [[0.1, 0.6, 0.6], [0.1, 0.2, 0.9]], (1.0, 0.5, 1.0)),
     ],
 )
 def test_matched_budget_by_hand(theirs, mine, expected):
@@ -508,7 +500,7 @@ PARTS = {
 def study(folder, out, resume=False, most=-1):
     path = folder / f"study-{out.name}-{resume}.py"
     path.write_text(SCRIPT.format(tests=os.path.dirname(__file__), out=str(out), resume=resume, most=most))
-    return subprocess.run([sys.executable, str(path)], timeout=1800).returncode
+    return subprocess.run([sys.executable, str(path)], timeout=1800, check=False).returncode
 
 
 def without_clock(path):

@@ -18,7 +18,7 @@ TUTORIALS = sorted(FOLDER.glob("[0-9]*.md"))
 
 def python(*arguments):
     command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=FOLDER.parent, timeout=1800)
+    return subprocess.run(command, capture_output=True, text=True, cwd=FOLDER.parent, timeout=1800, check=False)
 
 
 def everything():

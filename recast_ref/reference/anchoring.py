@@ -6,13 +6,14 @@ slip of the log, and its gradient is as long as any other's.
 """
 
 import torch
+from torch import Tensor
 
 from .._checks import anchor_tensors, anchor_weight_options, sid_tensors
 from .repairing import first_best
 from .scoring import structural_scores
 
 
-def choose_anchor(targets, values, tie_break=None):
+def choose_anchor(targets: Tensor, values: Tensor, tie_break: Tensor | None = None) -> Tensor:
     """Which of its targets becomes the anchor of each prompt: the real one of the largest value.
 
     What the values are is the choice: log-probs under the old policy take the likeliest target, :func:`nearness` the one that the
@@ -34,11 +35,13 @@ def choose_anchor(targets, values, tie_break=None):
         tensor([1])
     """
     real = anchor_tensors(targets, values, tie_break)
-    keys = [None if x is None else x.detach().masked_fill(~real, -torch.inf) for x in (values, tie_break)]
-    return first_best(keys[0], real, keys[1])
+    values = values.detach().masked_fill(~real, -torch.inf)
+    if tie_break is not None:
+        tie_break = tie_break.detach().masked_fill(~real, -torch.inf)
+    return first_best(values, real, tie_break)
 
 
-def nearness(predictions, targets):
+def nearness(predictions: Tensor, targets: Tensor) -> Tensor:
     """How near the group came to each target: the best prefix agreement ``phi`` of any SID that a response names.
 
     This is :func:`~.structural_scores` the other way round: each target is scored against all that the group named.
@@ -61,7 +64,7 @@ def nearness(predictions, targets):
     return structural_scores(targets[:, :, None], predictions.flatten(1, 2))
 
 
-def anchor_weights(logps, alpha=0.5, largest=4.0):
+def anchor_weights(logps: Tensor, alpha: float = 0.5, largest: float = 4.0) -> Tensor:
     """How much each anchor counts: its probability to the power ``alpha``, relative to the mean over the batch.
 
     Let ``p`` be the policy's probability of the one target that hits.

@@ -53,9 +53,8 @@ REPAIR = [
 
 CONTRAST = [
     _pair(_group([0.0, 1, 0], [0.1, 1.0, 0.01]), 1, 0, [-1, 1, 0]),
-    _pair(
-        _group([0.5, 1, 0], [0.9, 1.0, 0.01]), 1, 2, [0, 1, -1]
-    ),  # graded: 0.5 is neither the strongest nor a negative
+    # Graded: 0.5 is neither the strongest nor a negative.
+    _pair(_group([0.5, 1, 0], [0.9, 1.0, 0.01]), 1, 2, [0, 1, -1]),
     _pair(_group([1.0, 1, 0, 0], [1.0, 1.0, 0.1, 0.1]), 0, 2, [1, 0, -1, 0]),  # ties: the lowest index
     _pair(_group([1.0, 1, 0, 0], [1.0, 1.0, 0.1, 0.1], [0.1, 0.2, 0.3, 0.4]), 1, 3, [0, 1, 0, -1]),  # the largest key
     _pair(_group([0.0, 1, 0], [0.1, 1.0, 0.01], weight=2.0), 1, 0, [-2, 2, 0]),

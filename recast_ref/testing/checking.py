@@ -2,7 +2,9 @@
 
 import contextlib
 import importlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import hypothesis
 import torch
@@ -12,6 +14,8 @@ from . import drawing, loops
 from .kinds import KINDS, LawBroken, NotApplicable, Subject, describe
 from .laws import LAWS, index, laws_of, size
 
+Variant = Callable[..., Any]
+V = TypeVar("V", bound=Variant)
 HOLDS, BROKEN, ON_PURPOSE, SPARED, SILENT = "holds", "BROKEN", "broken on purpose", "holds after all", "not applicable"
 
 
@@ -27,12 +31,12 @@ class Outcome:
     table: str = ""  # the same, drawn
     line: str = ""  # of Python, which reproduces it
 
-    def assert_holds(self):
+    def assert_holds(self) -> None:
         """Raise ``AssertionError`` with the counterexample if the law is broken, and not on purpose."""
         if self.status == BROKEN:
             raise AssertionError(str(self))
 
-    def __str__(self):
+    def __str__(self) -> str:
         line = f"{self.law:<28} {self.status}"
         if self.status == HOLDS:
             return f"{line}, {self.examples} examples"
@@ -50,35 +54,35 @@ class Report:
     variant: str
     kind: str
     against: str
-    outcomes: list
+    outcomes: list[Outcome]
 
     @property
-    def ok(self):
+    def ok(self) -> bool:
         """Whether no law is broken but those that are so on purpose."""
         return not any(outcome.status == BROKEN for outcome in self.outcomes)
 
-    def __getitem__(self, law):
+    def __getitem__(self, law: str) -> Outcome:
         """The outcome of a law, by name."""
         return next(outcome for outcome in self.outcomes if outcome.law == law)
 
-    def assert_holds(self):
+    def assert_holds(self) -> None:
         """Raise ``AssertionError`` with the report if a law is broken, and not on purpose."""
         if not self.ok:
             raise AssertionError(str(self))
 
-    def __str__(self):
+    def __str__(self) -> str:
         return "\n".join([*map(str, self.outcomes), self.summary()])
 
-    def summary(self):
+    def summary(self) -> str:
         """What was checked, and how many outcomes there are of each status."""
-        counts = {}
+        counts: dict[str, int] = {}
         for outcome in self.outcomes:
             counts[outcome.status] = counts.get(outcome.status, 0) + 1
         counted = ", ".join(f"{count} {status}" for status, count in counts.items())
         return f"{self.variant} as {self.kind}, against {self.against}: {counted}"
 
 
-def breaks(*laws, because=""):
+def breaks(*laws: str, because: str = "") -> Callable[[V], V]:
     """Declare which laws a variant breaks on purpose, and why::
 
         @breaks("agreement", "zero_sum", because="the negative counts half")
@@ -96,7 +100,16 @@ def breaks(*laws, because=""):
     return declare
 
 
-def check(variant, against="reference", laws=None, examples=100, seed=0, kind=None, breaks=(), on_outcome=None):
+def check(
+    variant: Variant,
+    against: str | Variant | None = "reference",
+    laws: Iterable[str] | None = None,
+    examples: int = 100,
+    seed: int = 0,
+    kind: str | None = None,
+    breaks: Iterable[str] = (),
+    on_outcome: Callable[[Outcome], object] | None = None,
+) -> Report:
     """Hold a variant to the laws about its kind.
 
     Args:
@@ -136,7 +149,9 @@ def check(variant, against="reference", laws=None, examples=100, seed=0, kind=No
     return report
 
 
-def replay(law, variant, /, against="reference", kind=None, **inputs):
+def replay(
+    law: str, variant: Variant, /, against: str | Variant | None = "reference", kind: str | None = None, **inputs: Any
+) -> None:
     """Hold a variant to one law on the given inputs: the line under a counterexample.
 
     Raises:
@@ -146,7 +161,7 @@ def replay(law, variant, /, against="reference", kind=None, **inputs):
     LAWS[law].run(subject_of(variant, against, kind), **inputs)
 
 
-def subject_of(variant, against="reference", kind=None):
+def subject_of(variant: Variant, against: str | Variant | None = "reference", kind: str | None = None) -> Subject:
     """The :class:`~.kinds.Subject` of a variant.
 
     Raises:
@@ -214,8 +229,8 @@ def _hold(law, subject, examples, seed, declared, against):
             _each(one, law.table(subject.kind.name))
         else:
             _drawn(one, law.inputs(subject), examples, seed, shrink=law.name not in declared)
-    except NotApplicable as reason:
-        return Outcome(law.name, SILENT, message=str(reason))
+    except NotApplicable as why:
+        return Outcome(law.name, SILENT, message=str(why))
     except (LawBroken, hypothesis.errors.Flaky) as error:
         message = str(error) if isinstance(error, LawBroken) else "answers differ from one call to the next"
         if law.name in declared:

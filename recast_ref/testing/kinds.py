@@ -7,6 +7,7 @@ A kind is named after the function of :mod:`recast_ref.reference` whose leading 
 import inspect
 import unittest
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from hypothesis import strategies as st
@@ -21,7 +22,7 @@ class NotApplicable(unittest.SkipTest):
 class LawBroken(AssertionError):
     """A law does not hold: what is wrong, where, and what was answered and expected, as far as it is known."""
 
-    def __init__(self, message, place=None, got=None, expected=None):
+    def __init__(self, message: str, place: int | None = None, got: Any = None, expected: Any = None) -> None:
         super().__init__(message)
         self.place, self.got, self.expected = place, got, expected
 
@@ -215,9 +216,8 @@ def _sizes(kind, case):
     return sizes
 
 
-OPTIONS = (
-    "weight negative_weight normalize eps clip_low clip_high dual_clip kl_coef aggregate inplace_backward"
-).split()  # numbers and flags, which have defaults
+# Numbers and flags, which have defaults.
+OPTIONS = "weight negative_weight normalize eps clip_low clip_high dual_clip kl_coef aggregate inplace_backward".split()
 
 
 def _draw_groups(draw, options=True, **asked):
@@ -275,7 +275,7 @@ _GROUP = {"rewards": "QG", "scores": "QG"}
 _KEYS = {"tie_break": "QG"}
 _PAIR = {"positive": ("Q", "index"), "negative": ("Q", "index"), "advantages": ("QG", "float")}
 _SLOT = {"slot": ("Q", "index")}
-_LOSS = {name: ("", "float") for name in ("loss", "policy", "kl", "clip_fraction")}
+_LOSS = dict.fromkeys(("loss", "policy", "kl", "clip_fraction"), ("", "float"))
 _BATCH = {"old_logps": "BT", "advantages": "B", "mask": "BT", "ref_logps": "BT"}
 _SIDS = {"predictions": "QGML", "targets": "QKL"}
 

@@ -10,8 +10,11 @@ from typing import NamedTuple
 
 import torch
 from hypothesis import strategies as st
+from torch import Tensor
 
 from .._checks import AGGREGATES
+
+Range = tuple[int, int]  # both ends included
 
 # What people give for a hit, and for a miss; the strategies draw any other number as well.
 GRADES = ((1.0, 0.5, 3.0), (0.7,), (0.3, 0.95, 1.0, 1e-4))
@@ -22,29 +25,29 @@ _WIDTHS = {torch.float16: 16, torch.bfloat16: 32, torch.float32: 32, torch.float
 class Groups(NamedTuple):
     """``Q`` groups of ``G`` responses."""
 
-    rewards: torch.Tensor  # (Q, G): r
-    scores: torch.Tensor  # (Q, G): u
-    repairable: torch.Tensor  # bool (Q,)
-    tie_break: torch.Tensor  # (Q, G): keys
+    rewards: Tensor  # (Q, G): r
+    scores: Tensor  # (Q, G): u
+    repairable: Tensor  # bool (Q,)
+    tie_break: Tensor  # (Q, G): keys
 
 
 class Sids(NamedTuple):
     """What ``Q`` groups of ``G`` responses name, and what they should."""
 
-    predictions: torch.Tensor  # int64 (Q, G, M, L)
-    targets: torch.Tensor  # int64 (Q, K, L)
+    predictions: Tensor  # int64 (Q, G, M, L)
+    targets: Tensor  # int64 (Q, K, L)
 
 
 class LossInputs(NamedTuple):
     """A batch of ``B`` rows of ``T`` tokens from a vocabulary of ``V``; ``logps`` are those of ``tokens`` under ``logits``."""
 
-    logits: torch.Tensor  # (B, T, V)
-    tokens: torch.Tensor  # int64 (B, T)
-    logps: torch.Tensor  # (B, T)
-    old_logps: torch.Tensor  # (B, T)
-    advantages: torch.Tensor  # (B,) or (B, T)
-    mask: torch.Tensor  # bool (B, T)
-    ref_logps: torch.Tensor  # (B, T)
+    logits: Tensor  # (B, T, V)
+    tokens: Tensor  # int64 (B, T)
+    logps: Tensor  # (B, T)
+    old_logps: Tensor  # (B, T)
+    advantages: Tensor  # (B,) or (B, T)
+    mask: Tensor  # bool (B, T)
+    ref_logps: Tensor  # (B, T)
 
 
 @functools.cache  # making and validating a strategy takes hypothesis longer than drawing from it
@@ -123,8 +126,15 @@ def ranks(dtype):
 
 @st.composite
 def sparse_hit_groups(
-    draw, prompts=(1, 3), size=(1, 5), hit_rate=None, graded=None, ties=None, extremes=False, dtype=torch.float32
-):
+    draw: st.DrawFn,
+    prompts: Range = (1, 3),
+    size: Range = (1, 5),
+    hit_rate: float | None = None,
+    graded: bool | None = None,
+    ties: bool | None = None,
+    extremes: bool = False,
+    dtype: torch.dtype | None = torch.float32,
+) -> Groups:
     """:class:`Groups` in every regime.
 
     Args:
@@ -166,8 +176,15 @@ def sparse_hit_groups(
 
 @st.composite
 def sid_groups(
-    draw, prompts=(1, 3), size=(1, 4), named=(0, 3), wanted=(0, 2), levels=(1, 4), overlap=None, padding=None
-):
+    draw: st.DrawFn,
+    prompts: Range = (1, 3),
+    size: Range = (1, 4),
+    named: Range = (0, 3),
+    wanted: Range = (0, 2),
+    levels: Range = (1, 4),
+    overlap: str | None = None,
+    padding: bool | None = None,
+) -> Sids:
     """:class:`Sids` that share prefixes.
 
     Args:
@@ -198,16 +215,16 @@ def sid_groups(
 
 @st.composite
 def loss_inputs(
-    draw,
-    rows=(1, 3),
-    tokens=(1, 3),
-    vocabulary=(1, 4),
-    gap=2.5,
-    far=True,
-    per_token=None,
-    masked=None,
-    dtype=torch.float64,
-):
+    draw: st.DrawFn,
+    rows: Range = (1, 3),
+    tokens: Range = (1, 3),
+    vocabulary: Range = (1, 4),
+    gap: float = 2.5,
+    far: bool = True,
+    per_token: bool | None = None,
+    masked: bool | None = None,
+    dtype: torch.dtype = torch.float64,
+) -> LossInputs:
     """:class:`LossInputs` with ratios on both sides of every clip and clamp.
 
     Args:

@@ -1,12 +1,14 @@
 """The laws as tests that pytest collects."""
 
 import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
 
-from .checking import ON_PURPOSE, SILENT, SPARED, check, subject_of
+from .checking import ON_PURPOSE, SILENT, SPARED, Variant, check, subject_of
 from .laws import laws_of
 
 
-def suite(variant, laws=None, **options):
+def suite(variant: Variant, laws: Iterable[str] | None = None, **options: Any) -> Callable[[str], None]:
     """A pytest test, one case a law::
 
         test_mine = recast_ref.testing.suite(my_variant)
