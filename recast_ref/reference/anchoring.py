@@ -7,7 +7,7 @@ slip of the log, and its gradient is as long as any other's.
 
 import torch
 
-from .._checks import anchor_tensors, anchor_weight_options, sid_tensors
+from .._checks import anchor_logps, anchor_options, anchor_tensors, sid_tensors
 from .repairing import first_best
 from .scoring import structural_scores
 
@@ -33,7 +33,8 @@ def choose_anchor(targets, values, tie_break=None):
         >>> choose_anchor(torch.tensor([[[12, 7], [30, 2], [-1, -1]]]), torch.tensor([[-9.0, -4.0, 0.0]]))
         tensor([1])
     """
-    real = anchor_tensors(targets, values, tie_break)
+    anchor_tensors(targets, values, tie_break)
+    real = (targets >= 0).all(dim=-1)
     keys = [None if x is None else x.detach().masked_fill(~real, -torch.inf) for x in (values, tie_break)]
     return first_best(keys[0], real, keys[1])
 
@@ -91,6 +92,7 @@ def anchor_weights(logps, alpha=0.5, largest=4.0):
         >>> anchor_weights(torch.tensor([0.01, 0.09]).log())
         tensor([0.5000, 1.5000])
     """
-    alpha, largest = anchor_weight_options(logps, alpha, largest)
+    anchor_logps(logps)
+    alpha, largest = anchor_options(alpha, largest, logps.dtype)
     share = (alpha * logps.detach().double()).softmax(dim=0)  # of the sum: no p is ever made, so that none vanishes
     return (share * len(logps)).clamp(max=largest).to(logps.dtype)
