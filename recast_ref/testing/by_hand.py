@@ -133,6 +133,7 @@ REGIMES = [
     {"rewards": T([[-1.0, -1.0], [-1.0, 1.0], [-0.5, 0.0]]), "expected": {"regimes": T([0, 1, 0])}},
 ]
 
+
 def _target(values, chosen, tie_break=None, padded=0):
     """Targets of two codes each, the last few of which are padding."""
     real = [[12, i] for i in range(len(values) - padded)]

@@ -148,6 +148,8 @@ def deduce(variant):
         (("responses", "targets"), "token_advantages"),
         (("positive_tokens", "negative_tokens"), "branch_mask"),
         (("logps", "old_logps"), "policy_loss"),
+        (("logps",), "anchor_weights"),
+        (("targets", "values"), "choose_anchor"),
     ):
         if leading[: len(start)] == start:
             return KINDS[kind]
@@ -311,9 +313,7 @@ KINDS = {
             _draw_groups,
         ),
         Kind("contrast", _GROUP | _KEYS | {"logps": "QG"}, _PAIR, "advantages", _draw_groups),
-        Kind(
-            "recast", _GROUP | _USABLE | _KEYS | {"logps": "QG"}, _SLOT | _PAIR, "advantages", _draw_groups
-        ),
+        Kind("recast", _GROUP | _USABLE | _KEYS | {"logps": "QG"}, _SLOT | _PAIR, "advantages", _draw_groups),
         Kind("recast_from_sids", _SIDS | _KEYS, _SLOT | _PAIR, "advantages", _draw_sids),
         Kind(
             "token_advantages",
@@ -329,7 +329,14 @@ KINDS = {
             "mask",
             _draw_tokens,
         ),
-        Kind("choose_anchor", {"targets": "QKL", "values": "QK", "tie_break": "QK"}, _CHOSEN, "chosen", _draw_anchors, "K"),
+        Kind(
+            "choose_anchor",
+            {"targets": "QKL", "values": "QK", "tie_break": "QK"},
+            _CHOSEN,
+            "chosen",
+            _draw_anchors,
+            "K",
+        ),
         Kind("nearness", _SIDS, {"nearness": ("QK", "float")}, "nearness", _draw_sids, "K"),
         Kind("anchor_weights", {"logps": "Q"}, {"weights": ("Q", "float")}, "weights", _draw_anchor_logps),
         Kind("hybrid", _GROUP | _USABLE | _KEYS | {"logps": "QG"}, _SLOT | _PAIR, "advantages", _draw_hybrid),

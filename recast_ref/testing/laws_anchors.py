@@ -149,7 +149,10 @@ def cut_alone(subject, case):
     same(got, {"weights": whole.clamp(max=case.get("largest", 4.0))}, "is not what it is uncut, cut off")
 
 
-@law("anchor_weights", more=lambda draw, case, subject: {"order": draw(strategies.permutations(1, len(case["logps"])))[0]})
+@law(
+    "anchor_weights",
+    more=lambda draw, case, subject: {"order": draw(strategies.permutations(1, len(case["logps"])))[0]},
+)
 def batch_order(subject, case, order):
     """Permuting the prompts permutes the weights."""
     after = subject.answer(case | {"logps": case["logps"][order]})

@@ -208,7 +208,9 @@ def anchor_against_one(subject, case):
     demand((positive < 0) == (negative < 0), "one of the pair is missing", got)
     expected = torch.where(g == positive[:, None], case.get("weight", 1.0), 0.0)
     expected = torch.where(g == negative[:, None], -case.get("negative_weight", 0.3), expected)
-    demand(hit | (a == expected).all(dim=1), "not +w at the anchor and -w_neg at one other", got, {"advantages": expected})
+    demand(
+        hit | (a == expected).all(dim=1), "not +w at the anchor and -w_neg at one other", got, {"advantages": expected}
+    )
 
 
 @law("hybrid")
@@ -352,7 +354,9 @@ def _lost_a_tie(got, tied, case):
             best = min(among[q].nonzero().flatten().tolist(), key=lambda i: (-keys[q, i].item(), i))
             what = "key" if "tie_break" in case else "index"
             demand(
-                _at(q, len(among), best == chosen), f"{name}: the tie went to {chosen}, expected {best} by its {what}", got
+                _at(q, len(among), best == chosen),
+                f"{name}: the tie went to {chosen}, expected {best} by its {what}",
+                got,
             )
 
 
@@ -384,7 +388,10 @@ def dtype(subject, case, dtype):
         if name in got and type_ == "float":
             demand(got[name].dtype == dtype, f"{name}: answered {got[name].dtype} for {dtype}", got)
             least = limits.smallest_normal * limits.eps
-            if subject.kind.name in ("group_advantages", "hybrid"):  # the mean is rounded as a part of the largest reward
+            if subject.kind.name in (
+                "group_advantages",
+                "hybrid",
+            ):  # the mean is rounded as a part of the largest reward
                 r, most = narrow["rewards"].double(), wide[name].abs().amax(dim=1)
                 spread = r.amax(dim=1) - r.amin(dim=1)
                 off = torch.where(spread > 0, limits.eps * r.abs().amax(dim=1) / spread * most, 0)
