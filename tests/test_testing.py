@@ -12,7 +12,7 @@ import torch
 
 from recast_ref import fast, reference, testing
 from recast_ref.cli import main
-from recast_ref.testing import examples, loops
+from recast_ref.testing import examples, loops, strategies
 from recast_ref.testing.checking import standard
 
 # ---- the strategies
@@ -125,6 +125,42 @@ def test_groups_with_equal_rewards_are_common():
 )
 def test_sids_reach(wanted):
     assert reached(testing.sid_groups(), wanted[1])
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    {
+        "a padded target": lambda a: padding(a).any() and not padding(a).all(),
+        "no target": lambda a: padding(a).all() and len(a.targets),
+        "padding of the largest value": lambda a: (
+            not padding(a).all() and a.values[0].argmax() == 1 and padding(a)[0].tolist() == [False, True]
+        ),
+        "a tie of values": lambda a: tied(a.values) and not padding(a).any(),
+        "a tie of keys": lambda a: tied(a.values) and tied(a.tie_break) and not padding(a).any(),
+        "an infinite value": lambda a: a.values.isinf().any(),
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_anchors_reach(wanted):
+    assert reached(strategies.anchors(), wanted[1])
+
+
+def padding(x):
+    return (x.targets < 0).any(-1)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    {
+        "equal": lambda x: len(x) > 1 and len(set(x.tolist())) == 1,
+        "of one size": lambda x: len(x) > 2 and 0 < x.max() - x.min() < 5,
+        "far apart": lambda x: len(x) > 1 and x.min() < -1e30 and x.max() > -5,
+        "one certain": lambda x: (x == 0).any(),
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_anchor_logps_reach(wanted):
+    assert reached(strategies.anchor_logps(), wanted[1])
 
 
 def gap(x):
@@ -246,6 +282,11 @@ def leaking(logps, old_logps, advantages, mask):
     return (logps * advantages.sum()).sum() + old_logps.sum() * 0.5
 
 
+def meaned(weights):
+    """What was cut off is given to the others."""
+    return weights / weights.mean()
+
+
 def raises(rewards, scores):
     raise RuntimeError("boom\nmore")
 
@@ -330,6 +371,35 @@ BROKEN = {  # law -> a variant of some kind that breaks it
         altered("hit_rewards", lambda r, given: r * (given["predictions"] != 0).all(-1).any(-1)),
     ),
     "ten_times_a_code": ("structural_scores", altered("structural_scores", lambda u, given: u.sqrt())),
+    "whole_group_with_a_hit": ("hybrid", lambda rewards, scores: reference.Hybrid(*reference.recast(rewards, scores))),
+    "anchor_against_one": ("hybrid", lambda rewards, scores: reference.hybrid(rewards, scores, negative_weight=1.0)),
+    "skipped": ("hybrid", lambda rewards, scores, repairable=None: reference.hybrid(rewards, scores)),
+    "largest_value": ("choose_anchor", lambda targets, values: reference.choose_anchor(targets.clamp(min=0), values)),
+    "padding_has_no_influence": ("choose_anchor", lambda targets, values: values.argmax(dim=1)),
+    "targets_apart": ("nearness", altered("nearness", lambda n, given: n - n.mean(dim=1, keepdim=True))),
+    "whoever_names_it": (
+        "nearness",
+        lambda predictions, targets: reference.nearness(predictions[:, :1], targets),
+    ),
+    "named_is_nearest": (
+        "nearness",
+        lambda predictions, targets: reference.nearness(predictions, targets.clamp(min=0)),
+    ),
+    "bounded": ("anchor_weights", altered("anchor_weights", lambda w, given: w * 2)),
+    "mean_is_one": ("anchor_weights", lambda logps: (logps.detach() / 2).softmax(dim=0)),
+    "likelier_weighs_more": ("anchor_weights", lambda logps: reference.anchor_weights(-logps)),
+    "power_of_p": ("anchor_weights", lambda logps: reference.anchor_weights(logps, alpha=1.0)),
+    "nothing_at_alpha_0": (
+        "anchor_weights",
+        lambda logps, alpha=0.5: reference.anchor_weights(logps, max(alpha, 0.1)),
+    ),
+    "shift_of_logps": ("anchor_weights", lambda logps: (logps.detach() / 2).exp()),
+    "cut_alone": (
+        "anchor_weights",
+        lambda logps, largest=4.0: meaned(reference.anchor_weights(logps, largest=largest)),
+    ),
+    "batch_order": ("anchor_weights", altered("anchor_weights", lambda w, given: w / torch.arange(1.0, len(w) + 1))),
+    "none_or_one": ("anchor_weights", lambda logps: (logps.detach() / 2).exp()),
 }
 
 
@@ -464,6 +534,9 @@ def test_kinds_by_signature():
     assert kind(lambda logits, tokens, old_logps: logits.sum()) == "logits_loss"
     assert kind(lambda logps, old_logps, advantages, mask: logps.sum()) == "policy_loss"
     assert kind(fast.repair) == "repair"
+    assert kind(fast.hybrid) == "hybrid" and kind(fast.nearness) == "nearness"
+    assert kind(lambda targets, values: values.argmax(dim=1)) == "choose_anchor"
+    assert kind(lambda logps, alpha: logps) == "anchor_weights"
 
 
 @pytest.mark.parametrize(

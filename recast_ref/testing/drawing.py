@@ -15,6 +15,7 @@ HEADS = {
     "logps": "logp",
     "predictions": "SIDs",
     "responses": "codes",
+    "values": "value",
 }
 
 
@@ -29,11 +30,11 @@ def draw(subject, law, inputs, error):
         except (kinds.LawBroken, kinds.NotApplicable):
             got = {}
     if kind.batch in "QB" and kind.batch:
-        axis = "G" if kind.batch == "Q" else "T"
+        axis = kind.ranked if kind.batch == "Q" else "T"
         lines = _groups(kind, inputs, got, expected or {}, place, axis)
     else:
         lines = []
-    drawn = {name for name, axes in kind.arguments.items() if len(axes) > 1 and axes[1] in "GT"} if lines else set()
+    drawn = {name for name, axes in kind.arguments.items() if axes[1:2] == axis} if lines else set()
     rest = [f"{name} = {literal(value)}" for name, value in inputs.items() if name not in drawn and name != "expected"]
     answers = []
     for words, answer in (("answered", got), ("expected", expected or {})):
@@ -65,7 +66,7 @@ def _groups(kind, inputs, got, expected, place, axis):
             rows.append(row)
         widths = [max(map(len, column)) for column in zip(*rows)]
         if length > 1:
-            lines.append(f"{'prompt' if axis == 'G' else 'row'} {q}")
+            lines.append(f"{'row' if axis == 'T' else 'prompt'} {q}")
         lines += ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     return lines
 

@@ -36,6 +36,7 @@ class Kind:
     answer: dict  # what it answers: name -> (axes, "index" | "integer" | "float" | "bool")
     main: str  # which part of the answer a bare tensor is
     draw: object  # (draw, **what the law asks of the strategy) -> dict of arguments
+    ranked: str = "G"  # the axis that an index counts along: responses, or ``K`` where targets are chosen from
 
     @property
     def batch(self):
@@ -148,6 +149,8 @@ def deduce(variant):
         (("responses", "targets"), "token_advantages"),
         (("positive_tokens", "negative_tokens"), "branch_mask"),
         (("logps", "old_logps"), "policy_loss"),
+        (("logps",), "anchor_weights"),
+        (("targets", "values"), "choose_anchor"),
     ):
         if leading[: len(start)] == start:
             return KINDS[kind]
@@ -202,8 +205,9 @@ def _read(answer, kind, case):
         if tuple(value.shape) != shape:
             letters = ", ".join(axes)
             raise LawBroken(f"{name}: answered shape {tuple(value.shape)}, expected ({letters}) = {shape}")
-        if type_ == "index" and ((value < -1) | (value >= sizes["G"])).any():
-            raise LawBroken(f"{name}: answered {value.tolist()}, expected -1 or a response, 0 to {sizes['G'] - 1}")
+        if type_ == "index" and ((value < -1) | (value >= sizes[kind.ranked])).any():
+            what = f"a {'response' if kind.ranked == 'G' else 'target'}, 0 to {sizes[kind.ranked] - 1}"
+            raise LawBroken(f"{name}: answered {value.tolist()}, expected -1 or {what}")
     return Answer(parts)
 
 
@@ -217,7 +221,9 @@ def _sizes(kind, case):
 
 
 # Numbers and flags, which have defaults.
-OPTIONS = "weight negative_weight normalize eps clip_low clip_high dual_clip kl_coef aggregate inplace_backward".split()
+OPTIONS = (
+    "weight negative_weight normalize eps alpha largest clip_low clip_high dual_clip kl_coef aggregate inplace_backward"
+).split()
 
 
 def _draw_groups(draw, options=True, **asked):
@@ -229,6 +235,19 @@ def _draw_groups(draw, options=True, **asked):
 def _draw_rewards(draw, options=True, **asked):
     case = {"rewards": draw(strategies.sparse_hit_groups(**asked)).rewards}
     return case | (draw(strategies.norms()) if options else {})
+
+
+def _draw_hybrid(draw, options=True, **asked):
+    return _draw_groups(draw, options, **asked) | (draw(strategies.norms()) if options else {})
+
+
+def _draw_anchors(draw, options=True, **asked):
+    return draw(strategies.anchors(**asked))._asdict()
+
+
+def _draw_anchor_logps(draw, options=True, **asked):
+    case = {"logps": draw(strategies.anchor_logps(**asked))}
+    return case | (draw(strategies.anchor_options()) if options else {})
 
 
 def _draw_sids(draw, options=True, **asked):
@@ -273,8 +292,10 @@ def _with_options(draw, case, options):
 
 _GROUP = {"rewards": "QG", "scores": "QG"}
 _KEYS = {"tie_break": "QG"}
+_USABLE = {"repairable": "Q"}
 _PAIR = {"positive": ("Q", "index"), "negative": ("Q", "index"), "advantages": ("QG", "float")}
 _SLOT = {"slot": ("Q", "index")}
+_CHOSEN = {"chosen": ("Q", "index")}
 _LOSS = dict.fromkeys(("loss", "policy", "kl", "clip_fraction"), ("", "float"))
 _BATCH = {"old_logps": "BT", "advantages": "B", "mask": "BT", "ref_logps": "BT"}
 _SIDS = {"predictions": "QGML", "targets": "QKL"}
@@ -288,15 +309,13 @@ KINDS = {
         Kind("group_advantages", {"rewards": "QG"}, {"advantages": ("QG", "float")}, "advantages", _draw_rewards),
         Kind(
             "repair",
-            _GROUP | {"repairable": "Q"} | _KEYS | {"logps": "QG"},
+            _GROUP | _USABLE | _KEYS | {"logps": "QG"},
             _SLOT | {"rewards": ("QG", "float"), "scores": ("QG", "float")},
             "slot",
             _draw_groups,
         ),
         Kind("contrast", _GROUP | _KEYS | {"logps": "QG"}, _PAIR, "advantages", _draw_groups),
-        Kind(
-            "recast", _GROUP | {"repairable": "Q"} | _KEYS | {"logps": "QG"}, _SLOT | _PAIR, "advantages", _draw_groups
-        ),
+        Kind("recast", _GROUP | _USABLE | _KEYS | {"logps": "QG"}, _SLOT | _PAIR, "advantages", _draw_groups),
         Kind("recast_from_sids", _SIDS | _KEYS, _SLOT | _PAIR, "advantages", _draw_sids),
         Kind(
             "token_advantages",
@@ -312,6 +331,17 @@ KINDS = {
             "mask",
             _draw_tokens,
         ),
+        Kind(
+            "choose_anchor",
+            {"targets": "QKL", "values": "QK", "tie_break": "QK"},
+            _CHOSEN,
+            "chosen",
+            _draw_anchors,
+            "K",
+        ),
+        Kind("nearness", _SIDS, {"nearness": ("QK", "float")}, "nearness", _draw_sids, "K"),
+        Kind("anchor_weights", {"logps": "Q"}, {"weights": ("Q", "float")}, "weights", _draw_anchor_logps),
+        Kind("hybrid", _GROUP | _USABLE | _KEYS | {"logps": "QG"}, _SLOT | _PAIR, "advantages", _draw_hybrid),
         Kind("token_logps", {"logits": "BTV", "tokens": "BT"}, {"logps": ("BT", "float")}, "logps", _draw_logits),
         Kind("policy_loss", {"logps": "BT"} | _BATCH, _LOSS, "loss", _draw_loss),
         Kind("logits_loss", {"logits": "BTV", "tokens": "BT"} | _BATCH, _LOSS, "loss", _draw_logits_loss),
