@@ -12,6 +12,7 @@ from . import drawing, loops
 from .kinds import KINDS, LawBroken, NotApplicable, Subject, describe
 from .laws import LAWS, STATE_LAW, index, laws_of, size
 
+
 def breaks(*laws, because=""):
     """Declare which laws a variant breaks on purpose, and why::
 

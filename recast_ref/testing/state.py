@@ -32,10 +32,12 @@ def _set_numpy_state(state):
     np.random.set_state((name, np.frombuffer(keys, np.uint32), *rest))
 
 
-QUICK = {  # name -> how it is read and set; read in microseconds, so before and after every call of the variant
+MODES = {  # name -> how it is read and set: what decides about the answers of other code
     "torch's default device": (torch.get_default_device, _set_device),
     "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),
     "torch's grad mode": (torch.is_grad_enabled, torch.set_grad_enabled),
+}
+QUICK = MODES | {  # read in microseconds, so before and after every call of the variant
     "torch's number of threads": (torch.get_num_threads, torch.set_num_threads),
     "torch's deterministic algorithms": (_deterministic, _set_deterministic),
     "torch's random state": (
