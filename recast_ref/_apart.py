@@ -39,14 +39,19 @@ def check(asked, seconds, on_law, on_outcome):
     Raises:
         Refused: the variant cannot be imported, or :func:`recast_ref.testing.check` refuses it.
     """
+    for spec in [asked["variant"]] + [asked["against"]] * (":" in asked["against"]):
+        _parts(spec)
     child = Child(asked, seconds)
     try:
         laws, names = child.start()
 
         def hold(law):
             on_law(law)
-            if not child.lives:
-                child.start()
+            try:
+                if not child.lives:
+                    child.start()
+            except Refused as refused:  # it was not, at first
+                return Outcome(law, BROKEN, message=f"could not be started again: {refused}")
             return child.hold(law)
 
         return Report(*names).collect(laws, hold, on_outcome)
@@ -87,7 +92,11 @@ class Child:
                 else:
                     raise Refused(value)
         except Gone as gone:
+            self.end()
             raise Refused(f"{importing or self.asked['variant']}: its import {gone}") from None
+        except Refused:
+            self.end()
+            raise
 
     def hold(self, law):
         """The :class:`Outcome` of a law."""
@@ -131,13 +140,13 @@ class Child:
             ended = self.process.poll() is not None
             late = deadline is not None and time.monotonic() > deadline
             try:
-                message = self.messages.get(timeout=1.0 if ended or late else 0.1)
+                message = self.messages.get(timeout=1.0 if ended else 0.0 if late else 0.1)
             except queue.Empty:
                 if late and not ended:
                     raise Gone(f"did not end within {self.seconds} s (--timeout)") from None
                 if not ended:
                     continue
-                message = None  # something that it started holds the pipe open
+                message = None  # what it started may hold the pipe open
             if message is None:
                 raise Gone(self._last_words())
             return message
@@ -158,7 +167,7 @@ class Gone(Exception):
 
 
 def _listen(stream, messages):
-    with contextlib.suppress(ValueError):  # a line that was cut off
+    with stream, contextlib.suppress(ValueError):  # a line that was cut off
         for line in stream:
             messages.put(json.loads(line))
     messages.put(None)
@@ -171,8 +180,9 @@ def main():
     """Do what the parent asks, a line of JSON each, and answer in lines of JSON."""
     import faulthandler
 
-    commands, answers, nowhere = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w"), open(os.devnull, "r+")
-    os.dup2(nowhere.fileno(), 0)  # nobody is there to answer a breakpoint()
+    commands, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, 0)  # nobody is there to answer a breakpoint()
     os.dup2(2, 1)  # what is printed on the way is no part of the report
     own = os.getpid()
 
@@ -194,7 +204,10 @@ def main():
     except Exception as error:  # in an object that is more than a function, say
         return say("refused", first_line(error))
 
+    line = ""
+
     def on_example(law, inputs, error=None):
+        nonlocal line
         line = held.line(law, inputs)
         say(*(("broken", (str(error), line)) if error else ("example", line)))
 
@@ -203,11 +216,12 @@ def main():
     for command in commands:
         law = json.loads(command)
         # Should the parent be killed while the variant hangs, in C code even, nobody else would end this process.
-        faulthandler.dump_traceback_later(seconds + 60, exit=True, file=nowhere)
+        line = ""
+        faulthandler.dump_traceback_later(seconds + 5, exit=True, file=nowhere)
         try:
             outcome = held.hold(law)
         except BaseException as error:  # KeyboardInterrupt too: Ctrl-C does not come here
-            outcome = Outcome(law, BROKEN, message=first_line(error))
+            outcome = Outcome(law, BROKEN, message=first_line(error), line=line)
         faulthandler.cancel_dump_traceback_later()
         say("outcome", vars(outcome) | {"inputs": {}})
 
@@ -222,7 +236,7 @@ def _plan(asked, say):
         with state.kept(changes, state.MODES):
             function = find(spec)
         if changes:
-            raise Refused(f"{spec}: its import {changes[0]}, for whoever imports it: leave that to who trains")
+            raise Refused(f"{spec}: its import {changes[0]}, for all code beside it; set that where training starts")
         say("importing", None)
         return function
 
@@ -230,7 +244,7 @@ def _plan(asked, say):
     function = imported(path)
     against = imported(against) if ":" in against else None if against == "none" else against
     held = checking.Check(function, against=against, **asked)
-    held.subject.address = path.split(":")
+    held.subject.address = _parts(path)
     return held
 
 
@@ -240,9 +254,7 @@ def find(spec):
     Raises:
         Refused: there is none.
     """
-    module, _, name = spec.partition(":")
-    if not module or not name:
-        raise Refused(f"expected package.module:function, got {spec!r}")
+    module, name = _parts(spec)
     sys.path.insert(0, os.getcwd())
     try:
         found = importlib.import_module(module)
@@ -255,3 +267,10 @@ def find(spec):
     if not callable(found):
         raise Refused(f"{spec}: expected a function, got {type(found).__name__}")
     return found
+
+
+def _parts(spec):
+    module, _, name = spec.partition(":")
+    if not module or not name:
+        raise Refused(f"expected package.module:function, got {spec!r}")
+    return module, name

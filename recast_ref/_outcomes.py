@@ -29,7 +29,7 @@ class Outcome:
         if self.status == SPARED:
             return f"{line}: declared broken, but no counterexample in {self.examples} examples"
         if self.status == BROKEN:
-            return f"{line}: {self.message}\n" + indent(f"{self.table}\n{self.line}")
+            return "\n".join([f"{line}: {self.message}", *indent(f"{self.table}\n{self.line}")])
         return f"{line}: {self.message}"
 
 
@@ -89,8 +89,8 @@ def heading(law):
 
 
 def indent(text):
-    """Text set in by four spaces, without what is empty."""
-    return "\n".join("    " + line for line in text.splitlines() if line.strip())
+    """The lines of a text, set in by four spaces, without what is empty."""
+    return ["    " + line for line in text.splitlines() if line.strip()]
 
 
 def first_line(error):
