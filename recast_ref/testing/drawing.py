@@ -1,6 +1,8 @@
 """A counterexample as a small table of rollouts, and as a line of Python."""
 
 import math
+import operator
+import sys
 
 import numpy as np
 import torch
@@ -41,11 +43,6 @@ def draw(subject, law, inputs, error):
         shown = {n: v for n, v in answer.items() if not v.dim() or not lines}
         answers += [f"{words} " + ", ".join(f"{n} {literal(v)}" for n, v in shown.items())] if shown else []
     return "\n".join(line if len(line) <= WIDTH else line[: WIDTH - 4] + " ..." for line in [*lines, *rest, *answers])
-
-
-def indent(text):
-    """Text set in by four spaces, without what is empty."""
-    return "\n".join("    " + line for line in text.splitlines() if line.strip())
 
 
 def _groups(kind, inputs, got, expected, place, axis):
@@ -103,9 +100,8 @@ def number(value):
 def line(subject, law, inputs, against):
     """A line of Python that replays a law on the inputs."""
     variant = subject.variant
-    module, name = getattr(variant, "__module__", None), getattr(variant, "__qualname__", "variant")
-    importable = module and "<" not in name and "__main__" not in module
-    call = f"{module}.{name}" if importable else "variant"
+    module, name = subject.address or address(variant)
+    call = f"{module}.{name}" if module else "variant"
     arguments = [repr(law.name), call]
     if against != "reference" and _tells(against):
         arguments.append(f"against={_tells(against)}")
@@ -115,15 +111,29 @@ def line(subject, law, inputs, against):
         known = False
     arguments += [] if known else [f"kind={subject.kind.name!r}"]
     arguments += [f"{key}={literal(value)}" for key, value in inputs.items()]
-    imports = "import torch" + (f", {module}" if importable else "")
+    imports = "import torch" + (f", {module}" if module else "")
     return f"{imports}; from recast_ref import testing; testing.replay({', '.join(arguments)})"
+
+
+def address(function):
+    """``(module, name)`` under which a function, or an object that is called like one, is found; else ``(None, "variant")``."""
+    module = getattr(function, "__module__", None)
+    there = vars(sys.modules.get(module, object))
+    names = [getattr(function, "__qualname__", "")] + [name for name, value in there.items() if value is function]
+    for name in names if module and "__main__" not in module else ():
+        try:
+            if operator.attrgetter(name)(sys.modules[module]) is function:
+                return module, name
+        except (AttributeError, KeyError):
+            pass
+    return None, "variant"
 
 
 def _tells(against):
     if against is None or isinstance(against, str):
         return repr(against)
-    name = getattr(against, "__qualname__", "<")
-    return None if "<" in name else f"__import__({against.__module__!r}, fromlist=['']).{name}"
+    module, name = address(against)
+    return module and f"__import__({module!r}, fromlist=['']).{name}"
 
 
 def literal(value):

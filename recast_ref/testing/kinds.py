@@ -5,6 +5,7 @@ A kind is named after the function of :mod:`recast_ref.reference` whose leading 
 """
 
 import inspect
+import itertools
 import unittest
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
-from . import strategies
+from .._outcomes import first_line
+from . import state, strategies
 
 
 class NotApplicable(unittest.SkipTest):
@@ -66,7 +68,10 @@ class Subject:
 
     def __init__(self, variant, kind=None, against=None):
         self.variant, self.against = variant, against
-        self.accepts, required = _parameters(variant)
+        self.changes, self.spares_state = [], False  # of global state by the variant; whether only ``pure`` tells them
+        self.address = None  # ``(module, name)``, where the caller knows under which it was found
+        self.parameters = _parameters(variant)
+        self.accepts, required = _names(variant, self.parameters)
         self.kind = KINDS[kind] if kind else deduce(variant)
         given = [*self.kind.arguments, *OPTIONS]
         unknown = [name for name in required if name not in given]
@@ -103,7 +108,7 @@ class Subject:
         Raises:
             LawBroken: it raised an exception, or answered something of another type, shape or dtype.
         """
-        return _ask(self.variant, self.accepts, self.kind, case)
+        return self._ask(self.variant, self.parameters, case)
 
     def expected(self, case):
         """The answer of the function it is compared with."""
@@ -112,20 +117,25 @@ class Subject:
         if self.against is self.variant:
             raise NotApplicable("it would be compared with itself")
         try:
-            return _ask(self.against, _parameters(self.against)[0], self.kind, case)
+            return self._ask(self.against, _parameters(self.against), case)
         except LawBroken as error:
             raise LawBroken(f"{describe(self.against)} {error}") from error
+
+    def _ask(self, function, parameters, case):
+        try:
+            with state.kept(self.changes, state.QUICK):
+                answer = _call(function, parameters, case)
+            return _read(answer, self.kind, case)
+        except (LawBroken, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # sys.exit and pytest.skip too: they are no answers
+            raise LawBroken(first_line(error)) from error
 
 
 def describe(function):
     """``module.name`` of a function."""
-    name = getattr(function, "__qualname__", None) or repr(function)
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
     return f"{getattr(function, '__module__', '?')}.{name}"
-
-
-def first_line(error):
-    """An exception in one line of words."""
-    return f"raised {type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
 def deduce(variant):
@@ -134,7 +144,7 @@ def deduce(variant):
     Raises:
         ValueError: they are those of no kind.
     """
-    accepts, _ = _parameters(variant)
+    accepts, _ = _names(variant, _parameters(variant))
     name = getattr(variant, "__name__", "")
     if name in KINDS:
         return KINDS[name]
@@ -161,20 +171,26 @@ def deduce(variant):
 
 def _parameters(function):
     try:
-        parameters = inspect.signature(function).parameters.values()
-    except ValueError:
+        function = function.forward if isinstance(function, torch.nn.Module) else function
+        return list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
         raise ValueError(f"{describe(function)}: its arguments cannot be read") from None
-    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+
+
+def _names(function, parameters):
+    """The names of all arguments, and of those without a default."""
+    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if not named:
+        raise ValueError(f"{describe(function)}: names no arguments; it is given what it names: (rewards, scores), say")
     return [p.name for p in named], [p.name for p in named if p.default is p.empty]
 
 
-def _ask(function, accepts, kind, case):
-    given = {name: value for name, value in case.items() if name in accepts}
-    try:
-        answer = function(**given)
-    except Exception as error:
-        raise LawBroken(first_line(error)) from error
-    return _read(answer, kind, case)
+def _call(function, parameters, case):
+    """What the function answers to those of the arguments that it names."""
+    places = [case.get(p.name, p.default) for p in parameters if p.kind is p.POSITIONAL_ONLY]
+    places = itertools.takewhile(lambda value: value is not inspect.Parameter.empty, places)
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return function(*places, **{name: case[name] for name in names if name in case})
 
 
 def _read(answer, kind, case):
@@ -194,11 +210,16 @@ def _read(answer, kind, case):
     if kind.main not in parts:
         raise LawBroken(f"answered no {kind.main}")
     sizes = _sizes(kind, case)
+    device = next(value.device for value in case.values() if isinstance(value, torch.Tensor))  # there is one
     for name, value in parts.items():
         axes, type_ = kind.answer[name]
         shape = sizes["..."] if axes == "..." else tuple(sizes[axis] for axis in axes)
         if not isinstance(value, torch.Tensor):
             raise LawBroken(f"{name}: answered a {type(value).__name__}, expected a tensor")
+        if value.device != device:
+            raise LawBroken(f"{name}: answered on {value.device}, expected {device}, where its arguments are")
+        if value.layout != torch.strided:
+            raise LawBroken(f"{name}: answered a {value.layout} tensor, expected a dense one")
         wanted = {"float": value.dtype.is_floating_point, "bool": value.dtype == torch.bool}
         if not wanted.get(type_, value.dtype == torch.int64):
             raise LawBroken(f"{name}: answered {value.dtype}, expected {type_ if type_ in wanted else 'torch.int64'}")

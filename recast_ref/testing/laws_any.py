@@ -56,7 +56,8 @@ def by_hand(subject, case, expected):
 
 @law(*KINDS)
 def pure(subject, case):
-    """It leaves its arguments as they are, and answers the same again, to the last bit."""
+    """It leaves its arguments as they are, and the state that all code shares (default dtype and device, grad mode, threads,
+    random states), and answers the same again, to the last bit."""
     before = {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in case.items()}
     first = subject.answer(case)
     first = {name: value.detach().clone() for name, value in first.items()}
