@@ -252,7 +252,7 @@ def logits_loss(
         raise
 
 
-def choose_anchor(targets, values, tie_break=None):
+def choose_anchor(targets: Tensor, values: Tensor, tie_break: Tensor | None = None) -> Tensor:
     """:func:`recast_ref.reference.choose_anchor`: one pass over the targets of each prompt, parallel over prompts."""
     checks.dense(targets=targets, values=values, tie_break=tie_break)
     try:
@@ -262,14 +262,14 @@ def choose_anchor(targets, values, tie_break=None):
         raise
 
 
-def nearness(predictions, targets):
+def nearness(predictions: Tensor, targets: Tensor) -> Tensor:
     """:func:`recast_ref.reference.nearness`, by the loop of :func:`structural_scores`: over the targets, each against all that
     the group named."""
     checks.sid_tensors(predictions, targets)  # first: turned round, they would be refused under each other's name
     return ops.structural_scores(targets[:, :, None], predictions.flatten(1, 2))
 
 
-def anchor_weights(logps, alpha=0.5, largest=4.0):
+def anchor_weights(logps: Tensor, alpha: float = 0.5, largest: float = 4.0) -> Tensor:
     """:func:`recast_ref.reference.anchor_weights` as one op: three passes over the anchors of the batch, in double."""
     checks.dense(logps=logps)
     options = checks.anchor_options(alpha, largest, logps.dtype)
@@ -280,7 +280,16 @@ def anchor_weights(logps, alpha=0.5, largest=4.0):
         raise
 
 
-def hybrid(rewards, scores, repairable=None, weight=1.0, negative_weight=0.3, tie_break=None, normalize=True, eps=1e-6):
+def hybrid(
+    rewards: Tensor,
+    scores: Tensor,
+    repairable: Tensor | None = None,
+    weight: float = 1.0,
+    negative_weight: float = 0.3,
+    tie_break: Tensor | None = None,
+    normalize: bool = True,
+    eps: float = 1e-6,
+) -> Hybrid:
     """:func:`recast_ref.reference.hybrid`: the same few lines, over :func:`recast` and :func:`group_advantages` of this
     module, which do nearly all of the work."""
     picked = recast(rewards, scores, repairable, weight, negative_weight, tie_break)

@@ -17,8 +17,9 @@ try:
 except ImportError as error:
     raise ImportError("recast_ref.testing needs hypothesis: pip install recast-ref[test]") from error
 
+from .._outcomes import Outcome, Report
 from . import laws_anchors, laws_any, laws_losses, laws_selection  # noqa: F401  (they register the laws)
-from .checking import Outcome, Report, breaks, check, replay
+from .checking import breaks, check, replay
 from .kinds import KINDS, LawBroken, NotApplicable
 from .laws import LAWS, Law, demand, law, laws_of, same
 from .strategies import loss_inputs, sid_groups, sparse_hit_groups

@@ -14,7 +14,6 @@ from . import drawing, loops
 from .kinds import KINDS, LawBroken, NotApplicable, Subject, describe
 from .laws import LAWS, STATE_LAW, index, laws_of, size
 
-
 Variant = Callable[..., Any]
 V = TypeVar("V", bound=Variant)
 

@@ -2,6 +2,8 @@
 
 import contextlib
 import random
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +34,9 @@ def _set_numpy_state(state):
     np.random.set_state((name, np.frombuffer(keys, np.uint32), *rest))
 
 
-MODES = {  # name -> how it is read and set: what decides about the answers of other code
+MODES: dict[
+    str, tuple[Callable[[], Any], Callable[[Any], Any]]
+] = {  # name -> how it is read and set: what decides about the answers of other code
     "torch's default device": (torch.get_default_device, _set_device),
     "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),
     "torch's grad mode": (torch.is_grad_enabled, torch.set_grad_enabled),
