@@ -294,7 +294,9 @@ def _compare(parser, options):
 
     from .lab import backend, console
     from .lab.arms import ARMS
+    from .lab.checkpoints import CheckpointError
     from .lab.experiment import ExperimentError, Settings, check_folder
+    from .lab.locks import Held
     from .lab.worlds import DataError, load_world
 
     named = ARMS if options.arms is None else ",".join(options.arms).replace(",", " ").split()
@@ -319,13 +321,17 @@ def _compare(parser, options):
         backend.use(options.backend)  # here first: if it has to be compiled, then once and not by every worker
         if options.out:
             check_folder(options.out, options.resume)
-        return console.compare(load_world(options.world), settings, options, command)
-    except (DataError, ExperimentError) as error:
+        try:
+            world = load_world(options.world)
+        except FileNotFoundError as error:
+            if error.filename is None:  # it is --world itself
+                parser.error(f"{error}{_suggest(options.world, ['synthetic'])}")
+            raise
+        return console.compare(world, settings, options, command)
+    except (DataError, ExperimentError, CheckpointError, Held) as error:
         parser.error(str(error))
     except ImportError as error:
         parser.error(f"--backend {options.backend}: {str(error).splitlines()[0]}")
-    except FileNotFoundError as error:
-        parser.error(f"{error}{_suggest(options.world, ['synthetic'])}")
     except OSError as error:  # a path that is missing, not readable, no folder, ...
         parser.error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
 

@@ -46,8 +46,8 @@ def test_a_leak_is_refused(split):
 
 def test_a_world_survives_its_state(tmp_path):
     world = load_world(write_folder(tmp_path))
-    checkpoints.save(tmp_path / "world.pt", world.state())
-    again = World.from_state(checkpoints.load(tmp_path / "world.pt"))
+    checkpoints.save(tmp_path / "world.pt", world.state(), {})
+    again = World.from_state(checkpoints.load(tmp_path / "world.pt", {}))
     assert (again.name, again.base_pairs, again.notes) == (world.name, world.base_pairs, world.notes)
     assert np.array_equal(again.sids, world.sids)
     assert all(rows_of(getattr(again, part)) == rows_of(getattr(world, part)) for part in ("train", "valid", "test"))

@@ -54,8 +54,10 @@ def compare(world, settings, options, command):
                 if line:
                     say(line)
 
-            results = experiment.compare(world, settings, out, options.resume, on_progress)
-        checkpoints.save_text(out / "report.html", report.render(results))
+            def finish(results):
+                checkpoints.save_text(out / "report.html", report.render(results))
+
+            results = experiment.compare(world, settings, out, options.resume, on_progress, finish)
     except KeyboardInterrupt:
         say(f"Interrupted. {go_on}")
         return 130

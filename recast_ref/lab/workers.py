@@ -37,8 +37,7 @@ def run_jobs(world, settings, folder, on_progress):
     Raises:
         concurrent.futures.process.BrokenProcessPool: a worker died (out of memory, say).
     """
-    for half_written in folder.glob(".*"):
-        half_written.unlink()  # by a run that was killed while it saved
+    checkpoints.clean(folder)
     bases = [("base", seed) for seed in range(settings.seeds)]
     arms = [(arm, seed) for seed in range(settings.seeds) for arm in settings.arms]
     total = len(bases) + len(arms)
@@ -48,7 +47,7 @@ def run_jobs(world, settings, folder, on_progress):
     messages = context.Queue()
     others = set(multiprocessing.active_children())
     # As a file: what is sent to a process as it starts holds up the start of the next until it is read.
-    checkpoints.save(folder / "world.pt", world.state())
+    checkpoints.save(folder / "world.pt", world.state(), {"job": "world"})
     pool = ProcessPoolExecutor(cores(), context, _start, (settings, str(folder), messages))
 
     def report(line=None):
@@ -109,7 +108,7 @@ def _start(settings, folder, messages):
     torch.set_num_threads(1)
     backend.use(settings.backend)
     folder = Path(folder)
-    world = World.from_state(checkpoints.load(folder / "world.pt"))
+    world = World.from_state(checkpoints.load(folder / "world.pt", {"job": "world"}))
     _worker.update(world=world, settings=settings, folder=folder, messages=messages)
 
 

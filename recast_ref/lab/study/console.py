@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from ..console import fresh
 from ..workers import cores
 from . import report, table
-from .running import Results, run_cells
+from .running import run_cells
 
 
 def study(parts, chosen, scale, options, command):
@@ -52,9 +52,8 @@ def study(parts, chosen, scale, options, command):
                 if line:
                     say(line)
 
-            results = run_cells(cells, scale, out, options.resume, on_progress)
+            run_cells(cells, scale, out, options.resume, on_progress, lambda results: write(parts, results, out))
     except KeyboardInterrupt:
-        write(parts, Results(out, scale), out)
         say(
             f"Interrupted; {out / 'study.csv'} holds what is finished. To continue: {command} --resume --out {shlex.quote(str(out))}"
         )
@@ -62,7 +61,6 @@ def study(parts, chosen, scale, options, command):
     except BrokenProcessPool:
         say(f"A worker process died; was memory short? To continue: {command} --resume --out {shlex.quote(str(out))}")
         return 1
-    write(parts, results, out)
     say(f"{time.monotonic() - start:.0f} seconds. Wrote {out / 'study.csv'} and {out / 'study.md'}")
     return 0
 
