@@ -136,7 +136,8 @@ def digest(data):
 
 
 def save_text(path, text):
-    replace(path, lambda file: file.write(text.encode("utf-8")))
+    """As UTF-8. What is no text, a byte in the name of a file for example, is written as an escape."""
+    replace(path, lambda file: file.write(text.encode("utf-8", errors="backslashreplace")))
 
 
 def save_json(path, data):

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import queue
+import re
 import signal
 import threading
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -118,6 +119,18 @@ def end_with_parent():
     os._exit(1)
 
 
+@contextmanager
+def short_of_memory():
+    """torch raises ``RuntimeError`` where a tensor finds no room; make it a ``MemoryError`` of one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        found = re.search("you tried to allocate [0-9]+ bytes", str(error))
+        if not found:
+            raise
+        raise MemoryError(f"A worker process failed: {found[0]}") from None
+
+
 def _work(job):
     name, seed = job
     world, settings, folder = _worker["world"], _worker["settings"], _worker["folder"]
@@ -125,9 +138,10 @@ def _work(job):
     def progress(share):
         _worker["messages"].put((job, share))
 
-    if job == COST:
-        return measure(world, settings)
-    base = folder / f"base-{seed}.pt"
-    if name == "base":
-        return train_base(world, settings, seed, base, progress)
-    return Run(world, settings, name, seed, base).train(folder / f"{name}-{seed}.pt", progress)
+    with short_of_memory():
+        if job == COST:
+            return measure(world, settings)
+        base = folder / f"base-{seed}.pt"
+        if name == "base":
+            return train_base(world, settings, seed, base, progress)
+        return Run(world, settings, name, seed, base).train(folder / f"{name}-{seed}.pt", progress)

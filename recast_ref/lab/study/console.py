@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..console import fresh
+from ..reading import printable
 from ..workers import cores
 from . import report, table
 from .running import run_cells
@@ -32,7 +33,7 @@ def study(parts, chosen, scale, options, command):
     out = Path(options.out) if options.out else fresh(f"study{'-quick' if options.quick else ''}")
 
     def say(line):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
 
     cells = [cell for name in chosen for cell in parts[name][1]]
     say(f"{len(set(cells))} cells of {', '.join(chosen)}; results go to {out}")

@@ -19,7 +19,7 @@ from ... import __version__
 from .. import checkpoints, locks
 from ..experiment import ExperimentError, check_same
 from ..regimes import RegimeNotReached
-from ..workers import cores, deaf_to_ctrl_c, end_with_parent
+from ..workers import cores, deaf_to_ctrl_c, end_with_parent, short_of_memory
 from . import worlds
 from .bases import probe_size, train_base
 from .cells import Run, base_seconds, expected_seconds
@@ -280,14 +280,16 @@ def _work(job):
     world = worlds.make(job.world if isinstance(job, Base) else job.cell.world, scale.users)
     if isinstance(job, Base):
         try:
-            policy, record = train_base(world, job.regime, job.group_size, job.width, job.seed, scale.converged)
+            with short_of_memory():
+                policy, record = train_base(world, job.regime, job.group_size, job.width, job.seed, scale.converged)
             found = {"policy": policy.state_dict(), "record": record}
             line = f"{job}: {record['updates']} updates, {record['all_zero']:.1%} of the groups are all-zero"
         except RegimeNotReached as error:
             found, line = {"failed": str(error)}, str(error)
         results.save_base(job, found)
         return line, None
-    found = _train(world, job, scale)
+    with short_of_memory():
+        found = _train(world, job, scale)
     found["cpu_seconds"] = time.process_time() - start
     results.save(job, found)
     score = Results._score(found)
