@@ -121,7 +121,7 @@ def test_real_interactions_with_wrong_labels(tmp_path):
     lines = ["user_id:token\titem_id:token\ttimestamp:float"]
     lines += [f"u{u}\ti{i}\t{t}" for u in range(80) for t, i in enumerate(rng.integers(120, size=8))]
     path = tmp_path / "toy.inter"
-    path.write_text("\n".join(lines))
+    path.write_text("\n".join(lines) + "\n")
     clean, wrong = worlds.make(str(path)), worlds.make(f"{path}+wrong-50")
     assert torch.equal(clean.rl.wanted, wrong.rl.wanted) and torch.equal(clean.test.shown, wrong.test.shown)
     assert 0.3 < (clean.rl.shown != wrong.rl.shown).any(dim=-1).float().mean() < 0.7

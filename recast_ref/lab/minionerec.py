@@ -168,7 +168,7 @@ def read_index(path):
         raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
     except _Twice as error:
         raise DataError(
-            f"{path}:{_line_of(written, error.args[0], last=True)}: {cut(error.args[0])} comes twice"
+            f"{path}:{_line_of(written, error.args[0], last=True)}: item {cut(error.args[0])} comes twice"
         ) from None
     except RecursionError:
         raise DataError(f"{path}:1: expected an object of item id -> list of codes, got deeper nesting") from None

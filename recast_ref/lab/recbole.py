@@ -57,7 +57,8 @@ def read(path):
     for column in ("user_id", "item_id", "timestamp"):
         if header.count(column) != 1:
             got = cut(", ".join(header), 200) or "nothing"
-            raise DataError(f"{path}:1: expected one tab-separated column {column}, got {got}")
+            one = "one" if column in header else "a"
+            raise DataError(f"{path}:1: expected {one} tab-separated column {column}, got {got}")
     user_at, item_at, time_at = (header.index(column) for column in ("user_id", "item_id", "timestamp"))
     for number, line in enumerate(rows, start=2):
         if not line:
@@ -87,7 +88,7 @@ def cooccurrence_vectors(timelines, items):
     singular vectors are B's right ones, their singular values the squares of B's.
     """
     from scipy.sparse import csr_matrix, diags
-    from sklearn.decomposition import TruncatedSVD
+    from sklearn.utils.extmath import randomized_svd
 
     user = np.repeat(np.arange(len(timelines)), [len(t) for t in timelines])
     item = np.concatenate(timelines)
@@ -95,5 +96,5 @@ def cooccurrence_vectors(timelines, items):
     seen.data[:] = 1.0  # a repeated purchase is one co-occurrence
     users_of = np.bincount(seen.indices, minlength=items)  # of each item
     scaled = seen @ diags(1.0 / np.sqrt(np.maximum(users_of, 1.0)))
-    svd = TruncatedSVD(min(VECTOR, items - 1), n_iter=11, random_state=0).fit(scaled)
-    return svd.components_.T * svd.singular_values_**2
+    _, values, vectors = randomized_svd(scaled, min(VECTOR, items - 1), n_iter=11, random_state=0)
+    return vectors.T * values**2
