@@ -238,7 +238,7 @@ def _function(parser, spec):
             found = getattr(found, part)
     except AttributeError as error:
         parser.error(f"{spec}: {error}")
-    except Exception as error:  # whatever the module raises while it is imported
+    except (Exception, SystemExit) as error:  # whatever the module raises while it is imported
         parser.error(f"{spec}: {(str(error) or type(error).__name__).splitlines()[0]}")
     if not callable(found):
         parser.error(f"{spec}: expected a function, got {type(found).__name__}")
@@ -250,6 +250,8 @@ def _bench(parser, options):
 
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error(f"--device cuda: torch {torch.__version__} sees no GPU here")
+    if options.out is not None and (not options.out or os.path.isdir(options.out)):  # now, and not when all is measured
+        parser.error(f"--out {options.out}: expected the name of a file")
     try:
         from . import bench, bench_cuda
     except ImportError as error:

@@ -12,8 +12,8 @@ from unittest import mock
 
 from hypothesis import strategies as st
 
-from fuzz.loaders import GOOD
 import recast_ref
+from fuzz.loaders import GOOD
 from recast_ref import cli
 from recast_ref.lab import backend, console, synthetic
 from recast_ref.lab.arms import ARMS
@@ -128,9 +128,7 @@ def arguments(draw):
     return [command, *(word for option in drawn for word in option)]
 
 
-@functools.lru_cache
-def _synthetic():
-    return synthetic.make()
+_synthetic = functools.lru_cache(synthetic.make)
 
 
 def law(data):

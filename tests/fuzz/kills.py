@@ -1,5 +1,6 @@
 """Law: a ``compare --quick`` that is killed at any moment, it or one of its workers, goes on with ``--resume`` to the same results."""
 
+import contextlib
 import json
 import os
 import random
@@ -92,10 +93,8 @@ def _kill_after(process, seconds, worker):
         process.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
         workers = _workers(process.pid) if worker else []
-        try:
+        with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
             os.kill(random.choice(workers or [process.pid]), signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # it has just ended by itself
 
 
 def _workers(parent):
