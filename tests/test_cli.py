@@ -33,7 +33,10 @@ def run(*arguments, cwd=None):
         (["compare", "--seed", "3"], "unknown argument --seed (did you mean --seeds?)"),
         (["compare", "--seeds", "0"], "--seeds: expected a whole number from 1 to 1,000, got '0'"),
         (["compare", "--group-size", "1"], "--group-size: expected a whole number from 2 to 1,024, got '1'"),
-        (["compare", "--group-size", "100000000"], "--group-size: expected a whole number from 2 to 1,024, got '100000000'"),
+        (
+            ["compare", "--group-size", "100000000"],
+            "--group-size: expected a whole number from 2 to 1,024, got '100000000'",
+        ),
         (["compare", "--group-size", "9" * 5000], "--group-size: expected a whole number from 2 to 1,024, got '999"),
         (["compare", "--world", "no\nplace"], r"no world at 'no\\nplace'"),
         (["compare", "--out", "/proc/no/such"], "recast-ref: /proc/no/such: No such file or directory\n"),

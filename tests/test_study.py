@@ -22,6 +22,7 @@ from recast_ref import reference
 from recast_ref.lab import arms as lab
 from recast_ref.lab import checkpoints, locks, regimes
 from recast_ref.lab.experiment import ExperimentError
+from recast_ref.lab.reading import DataError
 from recast_ref.lab.semantic_ids import Trie
 from recast_ref.lab.study import (
     answers,
@@ -555,6 +556,28 @@ def test_the_csv_is_read_as_it_was_written(finished, tmp_path):
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="not a study.csv of this version, it has no column parts"):
         table.read(tmp_path / "other.csv")
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda text: text[:-1], "the file ends inside this line"),
+        (lambda text: text.replace("popular,", "popular,,", 1), ":2: expected "),
+        (lambda text: text.replace(",8,", ",eight,", 1), ":2: expected a number: "),
+        (lambda text: text.replace("popular", '"popular', 1), "not a readable CSV file"),
+        (lambda text: text.replace("popular", "popul\udce4r", 1), ":2: not UTF-8 text"),
+    ],
+)
+def test_a_damaged_csv_of_a_study_is_named(tmp_path, change, words):
+    path = tmp_path / "study.csv"
+    table.save(
+        path, [{"parts": "map", "kind": "run", "world": "sparse", "arm": "popular", "group_size": 8, "curve": ""}]
+    )
+    assert table.read(path)[0]["group_size"] == 8
+    path.write_bytes(change(path.read_text()).encode(errors="surrogateescape"))
+    with pytest.raises(DataError, match=re.escape(str(path))) as caught:
+        table.read(path)
+    assert words in str(caught.value)
 
 
 def test_the_rows_of_a_study(finished):
