@@ -29,6 +29,14 @@ def run_module():
     return run
 
 
+def dead_links(text):
+    """The links of a page, outside of its blocks, to a file that is not there or to a word that the glossary does not have."""
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+    links = [link.partition("#") for link in re.findall(r"\]\(([^)]+)\)", prose) if "://" not in link]
+    unknown = [link for link in links if link[0] in ("", "glossary.md") and link[2] not in {"", *TERMS}]
+    return ["".join(link) for link in links if not (FOLDER / link[0]).exists() or link in unknown]
+
+
 def everything():
     """What the folder holds, and when it was written."""
     return {path: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes()) for path in FOLDER.rglob("*")}
@@ -131,16 +139,21 @@ def test_a_tutorial_is_a_notebook_and_its_links_lead_somewhere(path):
     text = path.read_text()
     cells = [cell.source for cell in jupytext.read(path).cells if cell.cell_type == "code"]
     assert cells == [code.rstrip("\n") for code in re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)] and cells
-    prose = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
-    links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", prose) if "://" not in link]
-    assert [link for link in links if not (FOLDER / link).exists()] == []
-    assert set(re.findall(r"\]\(glossary\.md#([^)]+)\)", prose)) <= TERMS
+    assert dead_links(text) == []
 
 
-def test_the_links_of_the_glossary_lead_somewhere():
-    text = (FOLDER / "glossary.md").read_text()
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
-    assert [link for link in links if not (link[1:] in TERMS or (FOLDER / link).exists())] == []
+@pytest.mark.parametrize("name", ["glossary.md", "cuda.md", "README.md"])
+def test_the_links_of_the_other_pages_lead_somewhere(name):
+    assert dead_links((FOLDER / name).read_text()) == []
+
+
+def test_excerpts_from_the_sources_say_what_these_say():
+    sources = [path.read_text() for path in (FOLDER.parent / "csrc").rglob("*") if path.is_file()]
+    sources = ["".join(text.split()) for text in sources]
+    pages = "\n".join(path.read_text() for path in FOLDER.glob("*.md"))
+    excerpts = re.findall(r"^```cpp\n(.*?)^```$", pages, re.M | re.S)
+    assert excerpts
+    assert [excerpt for excerpt in excerpts if not any("".join(excerpt.split()) in text for text in sources)] == []
 
 
 def test_every_exercise_has_a_solution_and_is_not_yet_done():
