@@ -38,6 +38,8 @@ def runs():
 def test_a_tutorial_prints_what_it_says(runs, path):
     result = runs[0][path].result()
     assert result.returncode == 0, result.stdout + result.stderr
+    if skipped := re.search(f"^{path.name} skipped: (.*)", result.stderr, re.M):
+        pytest.skip(skipped[1])
 
 
 def test_a_check_writes_nothing(runs):
@@ -82,6 +84,16 @@ def test_of_what_is_drawn_the_names_are_held():
     text = "```text drawn\n{}  BROKEN: sums to {}\n    i  r\n    0  {}\n{}```\n"
     same = [run.words(text.format("zero_sum", *each)) for each in (("1", "0", ""), ("2", "7", "prompt 0\n"))]
     assert same[0] == same[1] != run.words(text.format("signs", "1", "0", ""))
+
+
+def test_a_tutorial_says_in_its_first_line_what_it_needs(tmp_path):
+    spec = importlib.util.spec_from_file_location("run", FOLDER / "run.py")
+    run = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(run)
+    path = tmp_path / "some.md"
+    for text, module in (("<!-- needs: no_such -->\n# 1", "no_such"), ("<!-- needs: torch -->\n# 1", None), ("# 1", None)):
+        path.write_text(text)
+        assert run.missing(path) == module
 
 
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
