@@ -27,11 +27,15 @@ def everything():
 
 
 @pytest.fixture(scope="module")
-def runs():
-    """Every tutorial, checked in a process of its own, one on each core; and what the folder held before."""
-    before = everything()
+def runs(request):
+    """Every tutorial, checked in a process of its own, one on each core; and what the folder held before.
+
+    With ``pytest -k`` those that were chosen.
+    """
+    before, which = everything(), test_a_tutorial_prints_what_it_says.__name__
+    chosen = [item.callspec.params["path"] for item in request.session.items if item.name.startswith(which)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield {path: pool.submit(python, "tutorials/run.py", "--check", path.name) for path in TUTORIALS}, before
+        yield {path: pool.submit(python, "tutorials/run.py", "--check", path.name) for path in chosen or TUTORIALS}, before
 
 
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
