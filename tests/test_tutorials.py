@@ -33,9 +33,11 @@ def runs(request):
     With ``pytest -k`` those that were chosen.
     """
     before, which = everything(), test_a_tutorial_prints_what_it_says.__name__
-    chosen = [item.callspec.params["path"] for item in request.session.items if item.name.startswith(which)]
+    chosen = [
+        item.callspec.params["path"] for item in request.session.items if item.name.startswith(which)
+    ] or TUTORIALS
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield {path: pool.submit(python, "tutorials/run.py", "--check", path.name) for path in chosen or TUTORIALS}, before
+        yield {path: pool.submit(python, "tutorials/run.py", "--check", path.name) for path in chosen}, before
 
 
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
@@ -90,16 +92,6 @@ def test_of_what_is_drawn_the_names_are_held():
     assert same[0] == same[1] != run.words(text.format("signs", "1", "0", ""))
 
 
-def test_a_tutorial_says_in_its_first_line_what_it_needs(tmp_path):
-    spec = importlib.util.spec_from_file_location("run", FOLDER / "run.py")
-    run = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(run)
-    path = tmp_path / "some.md"
-    for text, module in (("<!-- needs: no_such -->\n# 1", "no_such"), ("<!-- needs: torch -->\n# 1", None), ("# 1", None)):
-        path.write_text(text)
-        assert run.missing(path) == module
-
-
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
 def test_a_tutorial_is_a_notebook_and_its_links_lead_somewhere(path):
     text = path.read_text()
@@ -115,3 +107,13 @@ def test_every_exercise_has_a_solution_and_is_not_yet_done():
     assert solved.returncode == 0, solved.stdout
     open_ = python("-m", "pytest", "-q", "tutorials/exercises")
     assert re.search(r"\d+ failed", open_.stdout) and "passed" not in open_.stdout, open_.stdout
+
+
+@pytest.mark.parametrize("line, module", [("<!-- needs: no_such -->", "no_such"), ("<!-- needs: torch -->", None)])
+def test_a_tutorial_says_in_its_first_line_what_it_needs(tmp_path, line, module):
+    spec = importlib.util.spec_from_file_location("run", FOLDER / "run.py")
+    run = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(run)
+    path = tmp_path / "some.md"
+    path.write_text(f"{line}\n# A tutorial\n")
+    assert run.missing(path) == module

@@ -23,9 +23,7 @@ HOW = {"token": "token-mean", "row": "seq-mean-token-mean"}
 def test_first_loss(ex, advantages, lengths, average):
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
     logps = torch.zeros(mask.shape)
-    expected = policy_loss(
-        logps, logps, torch.tensor(advantages), mask=mask, aggregate=HOW[average]
-    ).loss
+    expected = policy_loss(logps, logps, torch.tensor(advantages), mask=mask, aggregate=HOW[average]).loss
     assert float(ex.first_loss(advantages, lengths, average)) == pytest.approx(expected.item(), abs=1e-6)
 
 
