@@ -43,17 +43,25 @@ def everything():
 
 
 @pytest.fixture(scope="module")
-def runs():
-    """Every tutorial, checked in a process of its own, one on each core; and what the folder held before."""
-    before = everything()
+def runs(request):
+    """Every tutorial, checked in a process of its own, one on each core; and what the folder held before.
+
+    With ``pytest -k`` those that were chosen.
+    """
+    before, which = everything(), test_a_tutorial_prints_what_it_says.__name__
+    chosen = [
+        item.callspec.params["path"] for item in request.session.items if item.name.startswith(which)
+    ] or TUTORIALS
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield {path: pool.submit(python, "tutorials/run.py", "--check", path.name) for path in TUTORIALS}, before
+        yield {path: pool.submit(python, "tutorials/run.py", "--check", path.name) for path in chosen}, before
 
 
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
 def test_a_tutorial_prints_what_it_says(runs, path):
     result = runs[0][path].result()
     assert result.returncode == 0, result.stdout + result.stderr
+    if skipped := re.search(f"^{path.name} skipped: (.*)", result.stderr, re.M):
+        pytest.skip(skipped[1])
 
 
 def test_a_check_writes_nothing(runs):
@@ -161,3 +169,13 @@ def test_every_exercise_has_a_solution_and_is_not_yet_done():
     assert solved.returncode == 0, solved.stdout
     open_ = python("-m", "pytest", "-q", "tutorials/exercises")
     assert re.search(r"\d+ failed", open_.stdout) and "passed" not in open_.stdout, open_.stdout
+
+
+@pytest.mark.parametrize("line, module", [("<!-- needs: no_such -->", "no_such"), ("<!-- needs: torch -->", None)])
+def test_a_tutorial_says_in_its_first_line_what_it_needs(tmp_path, line, module):
+    spec = importlib.util.spec_from_file_location("run", FOLDER / "run.py")
+    run = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(run)
+    path = tmp_path / "some.md"
+    path.write_text(f"{line}\n# A tutorial\n")
+    assert run.missing(path) == module

@@ -24,11 +24,15 @@ reader does not see the mark):
 Two shares of N draws may be four standard errors of their difference apart, 4 sqrt(2 p (1 - p) / N); the mean of N values from
 0 to 1 is no noisier. What stands after ± is about four standard deviations over seeds, as seen when it was written. The last
 digit may be one more apart, since both numbers were rounded. What the prose concludes is an ``assert`` in a cell.
+
+A tutorial that needs more than the extra ``tutorials`` says so in its first line, ``<!-- needs: trl -->``: a module,
+which is the name of its extra too. Where it is missing the tutorial is skipped, and a line says so.
 """
 
 import argparse
 import contextlib
 import difflib
+import importlib.util
 import io
 import linecache
 import math
@@ -71,6 +75,12 @@ def run(path):
             parts.append(f"\n```text{cell['mark'] or ''}\n{printed.getvalue().rstrip()}\n```\n")
         end = cell.end()
     return "".join([*parts, text[end:]])
+
+
+def missing(path):
+    """The module that a tutorial needs and that is not installed, or None."""
+    needs = re.match(r"<!-- needs: (\w+) -->\n", path.read_text())
+    return needs[1] if needs and importlib.util.find_spec(needs[1]) is None else None
 
 
 def words(text):
@@ -146,6 +156,9 @@ def main():
         # Cells save figures beside the text. With --check, beside a copy of it.
         os.chdir(shutil.copytree(HERE, Path(copy, "tutorials")) if options.check else HERE)
         for path in paths:
+            if module := missing(path):
+                print(f'{path.name} skipped: needs pip install -e ".[tutorials,{module}]"', file=sys.stderr, flush=True)
+                continue
             print(f"{path.name} ...", file=sys.stderr, flush=True)
             before, after = path.read_text(), run(path)
             if not options.check:
