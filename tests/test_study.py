@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import json
 import math
 import os
 import re
@@ -30,6 +31,7 @@ from recast_ref.lab.study import (
     bases,
     bootstrap,
     cells,
+    findings,
     matching,
     outcomes,
     report,
@@ -684,3 +686,36 @@ def test_one_study_at_a_time(tmp_path):
     running.run_cells([], SCALE, tmp_path / "out")
     with locks.hold(tmp_path / "out"), pytest.raises(locks.Held, match="out is in use by process"):
         running.run_cells([], SCALE, tmp_path / "out", resume=True)
+
+
+# ---- what users read
+
+
+COMMITTED = Path(__file__).parents[1] / "tutorials" / "study"
+
+
+@pytest.fixture(scope="module")
+def found():
+    return table.read(COMMITTED / "study.csv")
+
+
+def test_the_tables_of_the_readme_are_those_of_the_study(found):
+    readme = (COMMITTED.parents[1] / "README.md").read_text()
+    run = json.loads((COMMITTED.parent / "saved" / "amazon_industrial-g32.json").read_text())
+    for made in (findings.decisions(found), findings.claims(found, run)):
+        assert made.rows and "\n".join(report.markdown(made, "---")) in readme
+
+
+def test_the_report_that_is_committed_is_that_of_its_csv(found, tmp_path):
+    report.write(found, tmp_path)
+    assert (tmp_path / "study.md").read_text() == (COMMITTED / "study.md").read_text()
+    assert {path.name for path in tmp_path.iterdir()} | {"study.csv"} == {path.name for path in COMMITTED.iterdir()}
+
+
+def test_an_arm_is_said_to_lead_or_to_lose_only_where_the_interval_excludes_0(found):
+    for decision in findings.DECISIONS:
+        for seen in decision.evidence:
+            row = findings.difference(found, seen)
+            if row:
+                low, high = row[f"{seen.metric} low"], row[f"{seen.metric} high"]
+                assert (1 if low > 0 else -1 if high < 0 else 0) == seen.sign, (decision.see, seen)

@@ -10,7 +10,7 @@ Read the files in this order; each holds one idea.
 6. ``branching``    an option of ours: where the negative leaves the positive
 7. ``losses``       the clipped policy loss that all of this feeds
 8. ``anchoring``    of ours: which target becomes the anchor, and how far it is trusted
-9. ``hybrid``       of ours: GRPO where the group has a hit, an anchor where it has none
+9. ``mixing``       of ours: GRPO where the group has a hit, an anchor where it has none
 
 Letters used everywhere: ``Q`` prompts, ``G`` responses per prompt (the group), ``M`` predicted and ``K`` target SIDs,
 ``L`` codes per SID, ``B`` rows of a loss batch, ``T`` tokens, ``V`` vocabulary.
@@ -23,8 +23,8 @@ from .anchoring import anchor_weights, choose_anchor, nearness
 from .branching import branch_mask
 from .contrasting import Contrast, contrast
 from .grpo import group_advantages, group_regimes
-from .hybrid import Hybrid, hybrid
 from .losses import PolicyLoss, logits_loss, policy_loss, token_logps
+from .mixing import Hybrid, hybrid
 from .recasting import ReCast, recast, recast_from_sids
 from .repairing import Repair, repair
 from .scoring import hit_rewards, structural_scores

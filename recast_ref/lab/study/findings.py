@@ -14,6 +14,7 @@ Seen = namedtuple("Seen", "metric arm reference world regime sign")
 Decision = namedtuple("Decision", "see run evidence")
 Claim = namedtuple("Claim", "claim paper here verdict why")
 
+
 def _pass(arm, reference, regime, sign, world="sparse"):
     return Seen("pass@1", arm, reference, world, regime, sign)
 
@@ -22,28 +23,42 @@ def _sampled(arm, reference, regime, sign, world="sparse"):
     return Seen("sampled_p@1", arm, reference, world, regime, sign)
 
 
+def _recall(arm, reference, regime, sign, world="sparse"):
+    return Seen("recall@10", arm, reference, world, regime, sign)
+
+
 DECISIONS = (
     Decision(
-        "nearly all groups are all-zero (94 % or more), and each prompt has one known target",
-        "`sft-sqrt`: no rollouts",
-        (_pass("sft-sqrt", "grpo", "99", 1), _pass("sft-sqrt", "grpo", "94", 1)),
+        "one known target for each prompt, whatever the share of all-zero groups",
+        "`sft-sqrt`, without a rollout",
+        (_pass("sft-sqrt", "grpo", "99", 1), _pass("sft-sqrt", "grpo", "85", 1), _pass("sft-sqrt", "grpo", "converged", 1)),
     ),
     Decision(
         "the same, and there are rollouts anyway",
-        "`hybrid-sqrt`, which is no better than `sft-sqrt`",
+        "`hybrid-sqrt`; it is no better",
         (_pass("hybrid-sqrt", "grpo", "94", 1), _pass("hybrid-sqrt", "sft-sqrt", "94", 0)),
     ),
     Decision(
-        "the same, and the rule must be the published one",
-        "`recast` at 99 %; from 94 % down with the branch point",
+        "94 % or more of the groups are all-zero, and the rule must be the published one",
+        "`recast`; with the branch point where some groups hit",
         (_pass("recast", "grpo", "99", 1), _pass("recast", "grpo", "94", 0), _pass("recast-branch", "grpo", "94", 1)),
     ),
     Decision(
-        "85 % are all-zero, or fewer",
-        "no pair; GRPO, or an anchor that is trusted by its probability",
-        (_pass("recast", "grpo", "85", -1), _pass("sft-sqrt", "grpo", "85", 1)),
+        "85 % or fewer are all-zero",
+        "not `recast`, and not plain SFT: GRPO, if not the first row",
+        (_pass("recast", "grpo", "85", -1), _pass("recast", "grpo", "converged", -1), _pass("sft", "grpo", "converged", -1)),
     ),
-)
+    Decision(
+        "recall far down the list counts, not its top",
+        "`sft`",
+        (_recall("sft", "grpo", "94", 1), _recall("sft", "sft-sqrt", "converged", 1)),
+    ),
+    Decision(
+        "one sample is served, and no search",
+        "not `recast`, which lowers it",
+        (_sampled("recast", "base", "converged", -1), _sampled("recast", "grpo", "94", -1), _sampled("sft-sqrt", "grpo", "94", 1)),
+    ),
+)  # fmt: skip
 
 
 def decisions(rows):
@@ -54,7 +69,7 @@ def decisions(rows):
         if all(found):
             figures = [_said(seen, row) for seen, row in zip(decision.evidence, found)]
             made.append([decision.see, decision.run, "; ".join(figures)])
-    return Table("What to run", ["what you see", "what to run", "points, with 95 % intervals"], made, "")
+    return Table("What to run", ["what you see", "what to run", "in points of pass@1, or what is named"], made, "")
 
 
 def difference(rows, seen):
@@ -64,8 +79,10 @@ def difference(rows, seen):
 
 
 def _said(seen, row):
-    low, high = (100 * row[f"{seen.metric} {end}"] for end in ("low", "high"))
-    return f"`{seen.arm}` over `{seen.reference}`, {seen.metric}: {100 * row[seen.metric]:+.1f} [{low:+.1f}, {high:+.1f}]"
+    value, low, high = (100 * row[f"{seen.metric}{end}"] for end in ("", " low", " high"))
+    metric = "" if seen.metric == "pass@1" else f" {seen.metric.replace('_', ' ')}"
+    where = "converged" if seen.regime == "converged" else f"{seen.regime} %"
+    return f"`{seen.arm}` over `{seen.reference}`{metric} {value:+.1f} [{low:+.1f}, {high:+.1f}] ({where})"
 
 
 def claims(rows, run):
@@ -75,7 +92,11 @@ def claims(rows, run):
         rows: of ``study.csv``.
         run: ``results.json`` of a ``compare``, for what an update costs.
     """
-    made = [[claim.claim, claim.paper, here, claim.verdict, claim.why] for claim in CLAIMS if (here := claim.here(rows, run))]
+    made = [
+        [claim.claim, claim.paper, here, claim.verdict, claim.why]
+        for claim in CLAIMS
+        if (here := claim.here(rows, run))
+    ]
     return Table("Claims", ["claim", "paper", "here", "verdict", "why"], made, "")
 
 
@@ -92,7 +113,9 @@ def relative(rows, **place):
 def _pass_at_1(rows, run):
     regimes = ("99", "94", "85", "converged")
     found = {regime: relative(rows, world="sparse", regime=regime, curve="", group_size=8) for regime in regimes}
-    return "; ".join(f"{name if name == 'converged' else f'{name} % all-zero'}: {text}" for name, text in found.items() if text)
+    return "; ".join(
+        f"{name if name == 'converged' else f'{name} % all-zero'}: {text}" for name, text in found.items() if text
+    )
 
 
 def _budget(name, values):
@@ -107,7 +130,9 @@ def _budget(name, values):
 def _ratio(quantity):
     def here(rows, run):
         cost = {(cell["layout"], cell["update"]): cell[quantity] for cell in run["cost"]}
-        apart, shared = (cost[layout, "group"] / cost[layout, "pair"] for layout in ("one sequence per response", "shared prompt"))
+        apart, shared = (
+            cost[layout, "group"] / cost[layout, "pair"] for layout in ("one sequence per response", "shared prompt")
+        )
         return f"{apart:.1f}x; with the prompt read once for all: {shared:.1f}x"
 
     return here

@@ -28,8 +28,8 @@ def write(rows, out):
             lines += [f"![{text}]({path})", "", text, ""]
         for made in tables:
             if made.rows:
-                lines += [f"**{made.title}**", "", *_markdown(made), "", *([made.note, ""] if made.note else [])]
-    lines += ["## Learning rates", "", *_markdown(learning_rates(rows)), ""]
+                lines += [f"**{made.title}**", "", *markdown(made), "", *([made.note, ""] if made.note else [])]
+    lines += ["## Learning rates", "", *markdown(learning_rates(rows)), ""]
     checkpoints.save_text(out / "study.md", "\n".join(lines))
 
 
@@ -40,8 +40,9 @@ LEGEND = (
 )
 
 
-def _markdown(made):
-    rule = ["---"] + ["---:"] * (len(made.headers) - 1)
+def markdown(made, align="---:"):
+    """The lines of a table; ``align`` is of all columns but the first."""
+    rule = ["---"] + [align] * (len(made.headers) - 1)
     return ["| " + " | ".join(map(str, row)) + " |" for row in (made.headers, rule, *made.rows)]
 
 
