@@ -156,7 +156,8 @@ def replay(law, variant, /, against="reference", kind=None, **inputs):
         AssertionError: the law is broken.
     """
     _known([law])
-    LAWS[law].run(subject_of(variant, against, kind), **inputs)
+    with _one_thread():
+        LAWS[law].run(subject_of(variant, against, kind), **inputs)
 
 
 def subject_of(variant, against="reference", kind=None):
