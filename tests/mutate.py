@@ -54,7 +54,7 @@ KINDS = {  # file -> the functions that it can change
     "branching.py": ("branch_mask",),
     "losses.py": ("token_logps", *LOSSES),
     "anchoring.py": (*ANCHORS, "nearness"),
-    "hybrid.py": ("hybrid",),
+    "mixing.py": ("hybrid",),
     "aggregate.h": LOSSES,
     "checks.h": (*GROUPS, *SIDS, *ANCHORS, "branch_mask", "token_logps", *LOSSES),
     "loss_checks.h": LOSSES,

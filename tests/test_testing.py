@@ -1,6 +1,5 @@
 """The test kit itself: its strategies reach every corner, each law bites, both paths keep them, and what a user sees."""
 
-import collections
 import functools
 import math
 import os
@@ -672,7 +671,7 @@ def misbehaved(folder, text, *arguments):
     """``recast-ref check`` of the text of a module, to a terminal that shows ASCII only."""
     (folder / "bad.py").write_text(text)
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
-    command = [*RUN, "bad:f", "--examples", "3", "--timeout", "10", *arguments]
+    command = [*RUN, "bad:f", "--examples", "3", "--timeout", "20", *arguments]
     return subprocess.run(
         command, check=False, capture_output=True, text=True, cwd=folder, env=environment, timeout=1800
     )
@@ -752,28 +751,29 @@ def test_after_a_law_that_hangs_the_next_is_held(tmp_path):
     result = misbehaved(tmp_path, HANGS, "--laws", "empty", "form")
     lines = result.stdout.splitlines()
     assert result.returncode == 1
-    assert lines[0] == "empty                        BROKEN: did not end within 10 s (--timeout)"
+    assert lines[0] == "empty                        BROKEN: did not end within 20 s (--timeout)"
     assert "testing.replay('empty', bad.f, rewards=torch.zeros((" in lines[1]
     assert re.fullmatch(r"form +holds, \d examples", lines[2])
     assert lines[3] == "bad.f as recast, against reference: 1 BROKEN, 1 holds"
 
 
-@pytest.mark.parametrize("stop, code", [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
-def test_the_law_is_named_before_it_is_held_and_nothing_is_left_behind(stop, code, tmp_path):
+@pytest.mark.parametrize("stop, code, timeout", [(signal.SIGINT, 130, "3600"), (signal.SIGKILL, -9, "30")])
+def test_the_law_is_named_before_it_is_held_and_nothing_is_left_behind(stop, code, timeout, tmp_path):
     (tmp_path / "bad.py").write_text(HANGS)
-    command = [*RUN, "bad:f", "--laws", "empty", "--timeout", "1" if stop == signal.SIGKILL else "600"]
+    command = [*RUN, "bad:f", "--laws", "empty", "--timeout", timeout]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         said = b""
         while b"empty" not in said:
-            said += os.read(process.stdout.fileno(), 100)
+            said += os.read(process.stdout.fileno(), 100) or pytest.fail(process.stderr.read())
         assert said == b"empty                        "
         while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+            assert process.poll() is None
             time.sleep(0.05)
         process.send_signal(stop)
         assert process.wait() == code
         assert code < 0 or process.stderr.read() == b"Interrupted.\n"
     child = int((tmp_path / "pid").read_text())
-    while code < 0 and alive(child):  # killed, we can kill nobody: the child ends itself
+    while code < 0 and alive(child):  # whom we killed can kill nobody: the child ends itself, when its time is over
         time.sleep(0.1)
     assert not alive(child)
 
@@ -783,14 +783,6 @@ def alive(pid):
         return pathlib.Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def test_a_counterexample_found_in_time_is_told_though_it_could_be_smaller(tmp_path):
-    slow = "time.sleep(0.5); return reference.recast(rewards, scores).advantages + 1"
-    result = misbehaved(tmp_path, misbehaving.variant(slow), "--laws", "zero_sum", "--timeout", "3")
-    assert result.returncode == 1 and result.stdout.splitlines()[0].startswith(
-        "zero_sum                     BROKEN: the "
-    )
 
 
 @pytest.mark.parametrize(
@@ -844,19 +836,14 @@ CHANGES = {
 @pytest.mark.parametrize("raises", [False, True])
 def test_a_change_of_global_state_is_told_and_undone(words, raises):
     def changes(rewards, scores):
+        answer = reference.recast(rewards, scores)
         CHANGES[words]()
         if raises:
             raise RuntimeError("after the change")
-        return picked[rewards.shape]
-
-    picked = collections.defaultdict(lambda: None)
-
-    def changes_and_answers(rewards, scores):
-        picked[rewards.shape] = reference.recast(rewards, scores)
-        return changes(rewards, scores)
+        return answer
 
     before = {name: read() for name, (read, _) in state.ALL.items()}
-    report = testing.check(changes_and_answers, laws=["form", "pure", "signs"], examples=5)
+    report = testing.check(changes, laws=["form", "pure", "signs"], examples=5)
     assert {name: read() for name, (read, _) in state.ALL.items()} == before
     if raises:
         assert report["form"].message == "raised RuntimeError: after the change"
@@ -864,11 +851,11 @@ def test_a_change_of_global_state_is_told_and_undone(words, raises):
     assert [outcome.status for outcome in report.outcomes] == ["holds", "BROKEN", "holds"], report
     assert report["pure"].message == f"changed {words}"
     with pytest.raises(AssertionError, match=words):
-        exec(report["pure"].line, {"variant": changes_and_answers})
+        exec(report["pure"].line, {"variant": changes})
     # Where `pure` is not asked for, any law tells it; where it is declared, none does.
-    (alone,) = testing.check(changes_and_answers, laws=["signs"], examples=5).outcomes
+    (alone,) = testing.check(changes, laws=["signs"], examples=5).outcomes
     assert alone.message == f"changed {words}"
-    assert testing.check(changes_and_answers, laws=["signs"], examples=5, breaks=["pure"]).ok
+    assert testing.check(changes, laws=["signs"], examples=5, breaks=["pure"]).ok
 
 
 def test_a_report_in_which_no_law_speaks_is_not_ok():

@@ -10,7 +10,7 @@ import torch
 
 from .. import reference
 from .._outcomes import BROKEN, HOLDS, ON_PURPOSE, SILENT, SPARED, Outcome, Report
-from . import drawing, loops
+from . import drawing, loops, state
 from .kinds import KINDS, LawBroken, NotApplicable, Subject, describe
 from .laws import LAWS, STATE_LAW, index, laws_of, size
 
@@ -99,7 +99,7 @@ class Check:
 
     def hold(self, name):
         """Hold the variant to the law of that name; returns the :class:`Outcome`."""
-        with _one_thread():
+        with _one_thread(), state.kept([]):  # drawing the counterexample calls the variant again
             return self._hold(LAWS[name])
 
     def _hold(self, law):
@@ -172,7 +172,8 @@ def replay(
         AssertionError: the law is broken.
     """
     _known([law])
-    LAWS[law].run(subject_of(variant, against, kind), **inputs)
+    with _one_thread():
+        LAWS[law].run(subject_of(variant, against, kind), **inputs)
 
 
 def subject_of(variant: Variant, against: str | Variant | None = "reference", kind: str | None = None) -> Subject:
