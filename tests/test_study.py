@@ -1,6 +1,7 @@
 """The study: its worlds and answers, what each arm follows, how outcomes become intervals, tuning, a kill and a report."""
 
 import csv
+import io
 import itertools
 import math
 import os
@@ -30,6 +31,7 @@ from recast_ref.lab.study import (
     bases,
     bootstrap,
     cells,
+    figures,
     matching,
     outcomes,
     report,
@@ -578,6 +580,15 @@ def test_a_damaged_csv_of_a_study_is_named(tmp_path, change, words):
     with pytest.raises(DataError, match=re.escape(str(path))) as caught:
         table.read(path)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("world", [r"a$\\no$b", "x$", "books[bold red]"])
+def test_a_figure_names_a_world_as_it_is_called(world):
+    point = {**dict.fromkeys(table.SETTINGS, 0), "regime": "94", "arm": "grpo", "world": world, "curve": ""}
+    rows = [{"kind": "mean", **point}, {"kind": "point", **point, "step": 0, "all_zero": 0.9}]
+    file = io.BytesIO()
+    figures.save(figures.over_training(rows, "budget"), file)
+    assert f"<!-- {world}, 94 -->".encode() in file.getvalue()
 
 
 def test_the_rows_of_a_study(finished):
