@@ -2,8 +2,8 @@
 
 import argparse
 import difflib
-import importlib
 import importlib.util
+import math
 import os
 import shlex
 import signal
@@ -137,7 +137,8 @@ def _study_options(parser):
     add("--out", metavar="DIR", help="where results go (default: a new folder in runs/)")
     add("--resume", action="store_true", help="go on with the study in --out; finished runs are kept")
     add("--quick", action="store_true", help="a little of every part in about a minute: figures that mean nothing")
-    add("--report", metavar="DIR", help="run nothing: make the tables and figures of DIR/study.csv, there")
+    how = "run nothing: make the tables and figures of DIR/study.csv, there, or of several such files, in --out"
+    add("--report", nargs="+", metavar="DIR", help=how)
 
 
 def _study(parser, options):
@@ -146,6 +147,8 @@ def _study(parser, options):
         parser.error(f"study needs {', '.join(missing)}: {INSTALL_LAB}")
     if options.resume and not options.out:
         parser.error("--resume needs --out DIR, the folder of the study to go on with")
+    if len(options.report or ()) > 1 and not options.out:
+        parser.error("--report of several folders needs --out DIR, a folder for all of them")
     from pathlib import Path
 
     from .lab.experiment import ExperimentError
@@ -154,8 +157,12 @@ def _study(parser, options):
 
     try:
         if options.report:
-            report.write(table.read(Path(options.report) / "study.csv"), options.report)
-            print(printable(f"Wrote {Path(options.report) / 'study.md'}"))
+            rows = table.merge(table.read(Path(folder) / "study.csv") for folder in options.report)
+            out = Path(options.out or options.report[0])
+            if options.out:
+                table.save(out / "study.csv", rows)
+            report.write(rows, out)
+            print(printable(f"Wrote {out / 'study.md'}"))
             return 0
         scale = cells.Scale.quick() if options.quick else cells.Scale()
         if options.seeds is not None:
@@ -193,56 +200,43 @@ def _check_options(parser):
     add("--laws", nargs="+", metavar="LAW", help="some of the laws (default: all about its kind)")
     add("--examples", type=_whole(1, 1_000_000), default=100, metavar="N", help="drawn for each law (default: 100)")
     add("--seed", type=_whole(0, 2**32 - 1), default=0, metavar="S", help="of the draws (default: 0)")
+    how = "how long a law, or an import, may take (default: 60 for every 100 examples)"
+    add("--timeout", type=_whole(1, 10**6), metavar="SECONDS", help=how)
     add("--list", action="store_true", help="the laws, a line each, and no check")
 
 
 def _check(parser, options):
-    try:
-        from . import testing
-    except ImportError as error:
-        parser.error(str(error))
     if options.list:
+        try:
+            from . import testing
+        except ImportError as error:
+            parser.error(str(error))
         for law in testing.LAWS.values():
             print(f"{law.name:<28} {law.statement}")
         return 0
     if not options.variant:
         parser.error("check needs a function: package.module:function (or --list)")
-    variant, against = _function(parser, options.variant), options.against
-    if ":" in against:
-        against = _function(parser, against)
+    from . import _apart
+    from ._outcomes import heading
+
+    def say(text, end="\n"):
+        encoding = sys.stdout.encoding or "utf-8"  # an exception of the variant may say what it cannot hold
+        print(text.encode(encoding, "backslashreplace").decode(encoding), end=end, flush=True)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    asked = {name: getattr(options, name) for name in ("variant", "against", "laws", "examples", "seed", "kind")}
     try:
-        report = testing.check(
-            variant,
-            against=None if against == "none" else against,
-            laws=options.laws,
-            examples=options.examples,
-            seed=options.seed,
-            kind=options.kind,
-            on_outcome=lambda outcome: print(outcome, flush=True),
+        report = _apart.check(
+            asked,
+            options.timeout or 60 * math.ceil(options.examples / 100),
+            on_law=lambda law: say(heading(law), end=""),  # should it hang, a log says where
+            on_outcome=lambda outcome: say(str(outcome).removeprefix(heading(outcome.law))),
         )
-    except (ValueError, ImportError) as error:
-        parser.error(str(error).splitlines()[0])
-    print(report.summary())
+    except _apart.Refused as error:
+        parser.error(str(error))
+    say(report.summary())
     return 0 if report.ok else 1
-
-
-def _function(parser, spec):
-    """The function that ``package.module:function`` names."""
-    module, _, name = spec.partition(":")
-    if not module or not name:
-        parser.error(f"expected package.module:function, got {spec!r}")
-    sys.path.insert(0, os.getcwd())
-    try:
-        found = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except AttributeError as error:
-        parser.error(f"{spec}: {error}")
-    except (Exception, SystemExit) as error:  # whatever the module raises while it is imported
-        parser.error(f"{spec}: {(str(error) or type(error).__name__).splitlines()[0]}")
-    if not callable(found):
-        parser.error(f"{spec}: expected a function, got {type(found).__name__}")
-    return found
 
 
 def _bench(parser, options):

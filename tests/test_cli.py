@@ -21,7 +21,12 @@ README = Path(__file__).parents[1] / "README.md"
 
 def run(*arguments, cwd=None):
     return subprocess.run(
-        [sys.executable, "-m", "recast_ref", *arguments], capture_output=True, text=True, cwd=cwd, timeout=1800
+        [sys.executable, "-m", "recast_ref", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=1800,
+        check=False,
     )
 
 
@@ -174,4 +179,5 @@ def test_the_core_needs_torch_and_numpy_only():
         "import sys, recast_ref, recast_ref.reference, recast_ref.cli, recast_ref.explain;"
         "print([m for m in ('rich', 'matplotlib', 'jinja2', 'sklearn', 'scipy', 'hypothesis') if m in sys.modules])"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

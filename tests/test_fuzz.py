@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from fuzz import commands, loaders, saved  # noqa: E402
+from fuzz import commands, loaders, saved
 
 
 @pytest.mark.parametrize("law", [loaders.law, saved.law, commands.law], ids=["loaders", "checkpoints", "commands"])

@@ -33,7 +33,7 @@ from recast_ref.lab.rollouts import beam, sample
 from recast_ref.lab.semantic_ids import Trie, collisions, residual_kmeans
 from recast_ref.lab.worlds import Pairs, World, as_sids, split_last
 
-TINY = dict(prompts=64, batch=16, valid_prompts=16, test_prompts=32, group_size=4)
+TINY = {"prompts": 64, "batch": 16, "valid_prompts": 16, "test_prompts": 32, "group_size": 4}
 
 
 def tiny_world(levels=3):
@@ -501,7 +501,7 @@ def write(file):
 with locks.hold({str(tmp_path)!r}):
     checkpoints.replace({str(tmp_path / "run.json")!r}, write)
 """
-    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
     assert len(list(tmp_path.iterdir())) == 2  # the lock and half a run.json
     experiment.check_folder(tmp_path, resume=False)
     with locks.hold(tmp_path):
@@ -681,17 +681,17 @@ def synthetic_results(arms, **final):
     """Results as ``compare`` returns them, with a window in which nothing was learned."""
     curve = [
         {"step": step, "rollouts": 8 * step, "regimes": {"all_zero": 0.9, "single_hit": 0.1, "multi_hit": 0.0}, "grad_norm": norm,
-         **{name: 0.1 * (step + 1) for name in METRICS}}
+         **dict.fromkeys(METRICS, 0.1 * (step + 1))}
         for step, norm in ((0, None), (2, 0.5), (4, None))
     ]  # fmt: skip
     done = {**curve[-1], "actor_update_seconds": 0.2, "peak_update_bytes": 3_000_000, "skipped_groups": 5, **final}
     records = {arm: {"0": {"final": done, "curve": curve, "audit": None}} for arm in arms}
-    cells = [{"layout": l, "update": u, "responses": r, "seconds": s, "peak_bytes": b}
-             for l in ("one sequence per response", "shared prompt") for u, r, s, b in (("group", 8, 4.0, 80), ("pair", 2, 1.0, 20))]  # fmt: skip
+    cells = [{"layout": layout, "update": u, "responses": r, "seconds": s, "peak_bytes": b}
+             for layout in ("one sequence per response", "shared prompt") for u, r, s, b in (("group", 8, 4.0, 80), ("pair", 2, 1.0, 20))]  # fmt: skip
     return {
         "settings": {"group_size": 8, "seeds": 1, "batch": 4, "test_prompts": None}, "training": {}, "versions": {}, "cost": cells, "arms": records,
         "world": {"name": "w", "description": "d", "notes": [], "base_pairs": 1, "rl_prompts": 10},
-        "base": {"0": {"final": {name: 0.05 for name in summary.QUALITY}}}, "matched_budget": summary.matched_budget(records),
+        "base": {"0": {"final": dict.fromkeys(summary.QUALITY, 0.05)}}, "matched_budget": summary.matched_budget(records),
     }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from recast_ref import reference
+from recast_ref import cli, reference
 from recast_ref.lab import arms as lab
 from recast_ref.lab import checkpoints, locks, regimes
 from recast_ref.lab.experiment import ExperimentError
@@ -165,9 +165,7 @@ def test_a_set_never_names_an_sid_twice_and_its_answers_sum_to_one(sets):
     torch.testing.assert_close(logps.sum(dim=-1).exp().sum(dim=1), torch.ones(2))
     drawn = sets.sample(PROMPT, 200, torch.Generator().manual_seed(0))
     assert {tuple(r) for r in drawn.flatten(0, 1).tolist()} <= set(map(tuple, every))
-    best = responses[0][
-        logps[:, :, 0].argmax(dim=1), :1
-    ]  # the first code of the greedy answer is the likeliest first code
+    best = responses[0][logps[:, :, 0].argmax(dim=1), :1]  # the greedy answer begins with the likeliest first code
     assert torch.equal(sets.sample(PROMPT, 1)[:, 0, :1], best)
     repeated = torch.tensor([[[0, 0, 1, 0, 0, 0]]]).expand(2, -1, -1)
     assert sets.logps(PROMPT, repeated).sum(dim=-1).isneginf().all()
@@ -408,19 +406,13 @@ def seed_points(arm, values):
 @pytest.mark.parametrize(
     "theirs, mine, expected",
     [
-        (
-            [[0.1, 0.2, 0.3, 0.2]],
-            [[0.1, 0.3, 0.2]],
-            (1 / 3, None, None),
-        ),  # the best, not the last; the first that is as good
+        # The best, not the last; the first that is as good.
+        ([[0.1, 0.2, 0.3, 0.2]], [[0.1, 0.3, 0.2]], (1 / 3, None, None)),
         ([[0.1, 0.2, 0.3, 0.2]], [[0.1, 0.2, 0.2]], (math.inf, None, None)),
         ([[0.3, 0.2]], [[0.1, 0.2, 0.2]], (math.nan, None, None)),  # GRPO never beats the base
         ([[0.1, 0.3, 0.5]] * 2, [[0.1, 0.6, 0.2]] * 2, (0.5, 0.5, 0.5)),  # seeds that agree
-        (
-            [[0.1, 0.3, 0.5]] * 2,
-            [[0.1, 0.6, 0.6], [0.1, 0.2, 0.9]],
-            (1.0, 0.5, 1.0),
-        ),  # of the mean curve: 0.4, then 0.75
+        # Of the mean curve: 0.4, then 0.75.
+        ([[0.1, 0.3, 0.5]] * 2, [[0.1, 0.6, 0.6], [0.1, 0.2, 0.9]], (1.0, 0.5, 1.0)),
     ],
 )
 def test_matched_budget_by_hand(theirs, mine, expected):
@@ -512,7 +504,7 @@ PARTS = {
 def study(folder, out, resume=False, most=-1):
     path = folder / f"study-{out.name}-{resume}.py"
     path.write_text(SCRIPT.format(tests=os.path.dirname(__file__), out=str(out), resume=resume, most=most))
-    return subprocess.run([sys.executable, str(path)], timeout=1800).returncode
+    return subprocess.run([sys.executable, str(path)], timeout=1800, check=False).returncode
 
 
 def without_clock(path):
@@ -558,6 +550,27 @@ def test_the_csv_is_read_as_it_was_written(finished, tmp_path):
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="not a study.csv of this version, it has no column parts"):
         table.read(tmp_path / "other.csv")
+
+
+def test_files_of_several_evenings_make_one(finished, tmp_path, capsys):
+    """Of a cell that two files have, the first's rows count, and no row is lost or there twice."""
+    rows = table.read(finished[0] / "study.csv")
+    first = [{**row, "learning_rate": 7.0} for row in rows if row["arm"] in ("grpo", "popular")]
+    merged = table.merge([first, rows])
+    key = [sorted(map(str, row.items())) for row in merged]
+    assert sorted(key) == sorted(
+        sorted(map(str, row.items()))
+        for row in [*first, *(row for row in rows if row["arm"] not in ("grpo", "popular"))]
+    )
+    for name, part in (("monday", first), ("tuesday", rows)):
+        (tmp_path / name).mkdir()
+        table.save(tmp_path / name / "study.csv", part)
+    folders = [str(tmp_path / "monday"), str(tmp_path / "tuesday")]
+    assert cli.main(["study", "--report", *folders, "--out", str(tmp_path / "both")]) == 0
+    assert table.read(tmp_path / "both" / "study.csv") == merged and (tmp_path / "both" / "study.md").exists()
+    with pytest.raises(SystemExit):
+        cli.main(["study", "--report", *folders])
+    assert "--report of several folders needs --out DIR" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

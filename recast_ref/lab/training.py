@@ -129,9 +129,8 @@ def base_of_regime(world, settings, seed):
         optimizer_step(policy, optimizer, schedule, -policy.logps(history[rows], targets[rows, None]).mean())
 
     def probe():
-        responses = roll_out(
-            policy, probed[0], settings, torch.Generator().manual_seed(0)
-        )  # drawn the same way each time
+        drawn_alike = torch.Generator().manual_seed(0)  # each time
+        responses = roll_out(policy, probed[0], settings, drawn_alike)
         rewards = score(responses, probed[1], None).rewards
         return (backend.ops.group_regimes(rewards).bincount(minlength=3) / len(rewards)).tolist()
 

@@ -244,6 +244,17 @@ def read(path):
         raise DataError(f"{path}:{reader.line_num}: expected a number: {cut(str(error))}") from None
 
 
+def merge(tables):
+    """The rows of several files as if of one, so that parts can be run on several evenings: of a cell that more than one has, the
+    rows of the first, and of each file its differences."""
+    seen, merged = {}, []
+    for number, rows in enumerate(tables):
+        for row in rows:
+            if seen.setdefault(tuple(row[name] for name in SETTINGS), number) == number:
+                merged.append(row)
+    return merged
+
+
 TEXT = {"parts", "kind", "world", "regime", "arm", "anchor", "curve", "reference", "segment"}
 WHOLE = {"group_size", "width", "passes", "prompts", "users", "seed", "seeds", "prompts_counted", "step"}
 
