@@ -112,7 +112,7 @@ def test_compare_from_files_to_report(tmp_path):
     ]
     result = run(*command, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("toy[bold red]x: ") == 2  # before the table and above it
+    assert "toy[bold red]x: " in result.stdout and "toy[bold red]x, G = 4" in result.stdout
     out = tmp_path / "runs" / "toy[bold red]x-g4-quick"
     results = json.loads((out / "results.json").read_text())
     assert list(results["arms"]) == ["grpo", "recast", "sft"]
