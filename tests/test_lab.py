@@ -740,3 +740,11 @@ def test_the_table_fits_the_terminal(width):
     text = console.file.getvalue()
     assert max(map(len, text.splitlines())) <= width and "…" not in text
     assert all(word in text for word in ("recast-branch", "pass", "recall", "50.00"))
+
+
+def test_the_table_prints_the_name_of_a_world_as_it_is():
+    results = synthetic_results(["grpo"])
+    results["world"]["name"] = "books[bold red]x[/]"
+    console = Console(width=120, file=io.StringIO())
+    console.print(terminal.table(results, console))
+    assert "books[bold red]x[/], G = 8" in console.file.getvalue()

@@ -1,6 +1,7 @@
 """The study: its worlds and answers, what each arm follows, how outcomes become intervals, tuning, a kill and a report."""
 
 import csv
+import io
 import itertools
 import json
 import math
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -31,6 +33,7 @@ from recast_ref.lab.study import (
     bases,
     bootstrap,
     cells,
+    figures,
     findings,
     matching,
     outcomes,
@@ -593,6 +596,15 @@ def test_a_damaged_csv_of_a_study_is_named(tmp_path, change, words):
     with pytest.raises(DataError, match=re.escape(str(path))) as caught:
         table.read(path)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("world", [r"a$\\no$b", "x$", "books[bold red]"])
+def test_a_figure_names_a_world_as_it_is_called(world):
+    point = {**dict.fromkeys(table.SETTINGS, 0), "regime": "94", "arm": "grpo", "world": world, "curve": ""}
+    rows = [{"kind": "mean", **point}, {"kind": "point", **point, "step": 0, "all_zero": 0.9}]
+    file = io.BytesIO()
+    figures.save(figures.over_training(rows, "budget"), file)
+    assert f"<!-- {world}, 94 -->".encode() in file.getvalue()
 
 
 def test_the_rows_of_a_study(finished):

@@ -20,6 +20,9 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 from hypothesis import HealthCheck, given, seed, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
+if "--guided" in sys.argv:
+    from fuzz import guided  # first: it instruments what it imports
+
 from fuzz import commands, kills, loaders, saved  # noqa: E402
 
 LAWS = {"loaders": loaders.law, "checkpoints": saved.law, "commands": commands.law}
@@ -32,11 +35,14 @@ def main():
     parser.add_argument("--minutes", type=float, default=15, help="for all laws but kills, together (default: 15)")
     parser.add_argument("--kills", type=int, default=30, help="how many (default: 30)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--guided", action="store_true", help="loaders only, under atheris, where that is installed")
     options = parser.parse_args()
     chosen = options.what or [*LAWS, "kills"]
     if unknown := set(chosen) - {*LAWS, "kills"}:
         parser.error(f"no {', '.join(unknown)} here")
     laws = [name for name in chosen if name in LAWS]
+    if options.guided:
+        guided.fuzz(60 * options.minutes, options.seed)
     faults = 0
     for name in laws:
         faults += fuzz(name, 60 * options.minutes / len(laws), options.seed)

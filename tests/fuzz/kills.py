@@ -37,15 +37,15 @@ def kill(folder, count, seed=0, tell=print):
     while kills < count:
         out, ended = f"killed-{run}", False
         while not ended:
-            process = _start(folder, out)
-            moment = draw.uniform(0, lasts) if kills < count else None
-            if moment is not None:
-                kills += 1
-                _kill_after(process, moment, draw.random() < 0.5)
+            start, process = time.monotonic(), _start(folder, out)
+            killed = kills < count and _kill_after(process, draw.uniform(0, lasts), draw)
+            kills += killed
             code, told = _end(process)
             ended = code == 0
+            if ended:
+                lasts = min(lasts, time.monotonic() - start)  # the machine may be less busy than it was
             died = code == -signal.SIGKILL or (code == 1 and "A worker process died" in told)
-            if not ended and not (died and moment is not None):
+            if not ended and not (died and killed):
                 faults.append(f"{out}: ended with {code}: {told[-300:]}")
                 break
         if ended and _results(folder / out) != expected:
@@ -58,19 +58,7 @@ def kill(folder, count, seed=0, tell=print):
 
 
 def _start(folder, out):
-    command = [
-        "compare",
-        "--world",
-        "toy.inter",
-        "--quick",
-        "--group-size",
-        "4",
-        "--arms",
-        "recast",
-        "sft",
-        "--out",
-        out,
-    ]
+    command = f"compare --world toy.inter --quick --group-size 4 --arms recast sft --out {out}".split()
     if (folder / out / "run.json").exists():
         command.append("--resume")
     return subprocess.Popen(
@@ -87,14 +75,16 @@ def _end(process):
     return process.returncode, told
 
 
-def _kill_after(process, seconds, worker):
-    """Kill it, or one of its workers if there are some by then."""
-    try:
+def _kill_after(process, seconds, draw):
+    """Kill it, or as likely one of its workers if there are some by then. Returns whether there was something to kill."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        workers = _workers(process.pid) if worker else []
-        with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
-            os.kill(random.choice(workers or [process.pid]), signal.SIGKILL)
+        return False
+    workers = _workers(process.pid) if draw.random() < 0.5 else []
+    with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+        os.kill(draw.choice(workers or [process.pid]), signal.SIGKILL)
+        return True
+    return False
 
 
 def _workers(parent):

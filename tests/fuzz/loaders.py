@@ -43,11 +43,16 @@ GOOD = _good()
 
 def law(data):
     name = data.draw(st.sampled_from(list(GOOD)))
+    return hold(name, data.draw(damaged(GOOD[name])))
+
+
+def hold(name, content):
+    """The law, where this file of ``GOOD`` has other bytes. Returns which of the two came."""
     with tempfile.TemporaryDirectory() as folder:
-        for other, content in GOOD.items():
+        for other, good in GOOD.items():
             path = Path(folder, other)
             path.parent.mkdir(exist_ok=True)
-            path.write_bytes(data.draw(damaged(content)) if other == name else content)
+            path.write_bytes(content if other == name else good)
         where = Path(folder, name.split("/")[0])
         with _room():
             try:

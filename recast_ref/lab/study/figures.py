@@ -31,7 +31,7 @@ def _panels(name, titles, height=3.4, **options):
     figure.set_label(name)
     axes = np.atleast_1d(figure.subplots(lines, columns, **options)).flatten()
     for axis, title in zip(axes, titles):
-        axis.set_title(title, fontsize=10)
+        axis.set_title(title, fontsize=10, parse_math=False)  # a $ in the name of a file is a $
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes[len(titles) :]:
         axis.set_axis_off()
@@ -43,7 +43,9 @@ def _legend(figure, axes):
     for axis in axes:
         found |= dict(zip(*reversed(axis.get_legend_handles_labels())))
     if found:
-        figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=6, fontsize=8)
+        legend = figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=6, fontsize=8)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
 
 
 def _line(axis, x, rows, metric, name, **style):
