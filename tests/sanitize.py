@@ -18,7 +18,7 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-from test_cuda_on_cpu import COMPILER, path_of, run, watched, why_not
+from test_cuda_on_cpu import COMPILER, RUNTIMES, path_of, run, watched, why_not
 from torch.utils import cpp_extension
 
 from recast_ref import _library as library
@@ -82,8 +82,8 @@ def build(sanitizer, text, target):
 
 def python(sanitizer, code, folder, **environment):
     """The exit code, what was printed, and what the sanitizer said. It must be loaded before everything else."""
-    first = [path_of(name) for name in {"address": ["libasan.so"], "thread": ["libtsan.so"]}[sanitizer]]
-    environment |= {"LD_PRELOAD": " ".join([*first, path_of("libstdc++.so")]), "OMP_NUM_THREADS": "1"}
+    first = f"{path_of(RUNTIMES[sanitizer])} {path_of('libstdc++.so')}"
+    environment |= {"LD_PRELOAD": first, "OMP_NUM_THREADS": "1"}
     return watched(sanitizer, [sys.executable, "-c", code], folder / "said", **environment)
 
 
