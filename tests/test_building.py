@@ -184,8 +184,8 @@ def away(cache):
 
 def at(folder, cache, *command):
     command = list(map(str, command))
-    options = {"capture_output": True, "text": True, "timeout": 1800, "check": False}
-    return subprocess.run(command, cwd=folder, env=away(cache), **options)
+    options = {"capture_output": True, "text": True, "timeout": 1800}
+    return subprocess.run(command, cwd=folder, env=away(cache), check=False, **options)
 
 
 @pytest.mark.parametrize("kind", ["sdist", "wheel"])
