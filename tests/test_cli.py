@@ -36,8 +36,15 @@ def run(*arguments, cwd=None):
         ([], "{compare,study,explain,check,bench,info}"),
         (["compar"], "invalid choice: 'compar'"),
         (["compare", "--seed", "3"], "unknown argument --seed (did you mean --seeds?)"),
-        (["compare", "--seeds", "0"], "--seeds: expected a whole number, at least 1, got '0'"),
-        (["compare", "--group-size", "1"], "--group-size: expected a whole number, at least 2, got '1'"),
+        (["compare", "--seeds", "0"], "--seeds: expected a whole number from 1 to 1,000, got '0'"),
+        (["compare", "--group-size", "1"], "--group-size: expected a whole number from 2 to 1,024, got '1'"),
+        (
+            ["compare", "--group-size", "100000000"],
+            "--group-size: expected a whole number from 2 to 1,024, got '100000000'",
+        ),
+        (["compare", "--group-size", "9" * 5000], "--group-size: expected a whole number from 2 to 1,024, got '999"),
+        (["compare", "--world", "no\nplace"], r"no world at 'no\\nplace'"),
+        (["compare", "--out", "/proc/no/such"], "recast-ref: /proc/no/such: No such file or directory\n"),
         (["compare", "--arms", "grop"], "no arm grop (did you mean grpo?)"),
         (["compare", "--arms", "grpo,sftt", "recast"], "no arm sftt (did you mean sft?)"),
         (["compare", "--arms", ","], "--arms: expected some of grpo recast"),
@@ -89,11 +96,11 @@ def test_compare_from_files_to_report(tmp_path):
     rng = np.random.default_rng(0)
     lines = ["user_id:token\titem_id:token\ttimestamp:float"]
     lines += [f"u{u}\ti{i}\t{t}" for u in range(80) for t, i in enumerate(rng.integers(120, size=8))]
-    (tmp_path / "toy.inter").write_text("\n".join(lines))
+    (tmp_path / "toy[bold red]x.inter").write_text("\n".join(lines) + "\n")
     command = [
         "compare",
         "--world",
-        "toy.inter",
+        "toy[bold red]x.inter",
         "--quick",
         "--group-size",
         "4",
@@ -105,7 +112,8 @@ def test_compare_from_files_to_report(tmp_path):
     ]
     result = run(*command, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    out = tmp_path / "runs" / "toy-g4-quick"
+    assert result.stdout.count("toy[bold red]x: ") == 2  # before the table and above it
+    out = tmp_path / "runs" / "toy[bold red]x-g4-quick"
     results = json.loads((out / "results.json").read_text())
     assert list(results["arms"]) == ["grpo", "recast", "sft"]
     for name in ("popular", "base", *results["arms"]):

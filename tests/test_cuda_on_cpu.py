@@ -22,7 +22,7 @@ from recast_ref import _library as library
 HERE = Path(__file__).parent
 COMPILER = os.environ.get("CXX", "c++")
 RUNTIMES = {"thread": "libtsan.so", "address": "libasan.so"}  # of -fsanitize=
-LAWS = ["test_fast.py", "test_losses.py", "test_selection.py"]
+LAWS = ["test_anchors.py", "test_fast.py", "test_losses.py", "test_selection.py"]
 needs_compiler = pytest.mark.skipif(not shutil.which(COMPILER), reason="no C++ compiler")
 
 

@@ -316,6 +316,10 @@ def selection_inputs(size=B):
         "recast": (rewards, scores, usable, 1.0, 0.5, keys),
         "recast_from_sids": (*sids, 1.0, 0.5, keys),
         "branch_mask": (made(size, T, seed=12, low=0), made(size, T, seed=13, low=0)),
+        "choose_anchor": (sids[1], scores[:, :2], keys[:, :2]),
+        "nearness": sids,
+        "anchor_weights": (-scores[:, 0], 0.5, 1.5),
+        "hybrid": (rewards, scores, usable, 1.0, 0.5, keys),
     }
 
 
@@ -406,7 +410,7 @@ SELECTING = {
 @pytest.mark.parametrize("module", [reference, fast], ids=["reference", "fast"])
 def test_selection_in_every_mode(module, name, mode):
     how, plain = SELECTING[mode]
-    looks_at_values = name not in ("structural_scores", "hit_rewards", "branch_mask")
+    looks_at_values = name not in ("structural_scores", "hit_rewards", "branch_mask", "nearness")
     if module is reference and mode in ("torch.func.vmap", "export") and looks_at_values:
         with pytest.raises(Exception, match=CANNOT_LOOK):
             how(module, name)

@@ -224,8 +224,9 @@ def test_all_zero_groups_teach_recast_and_not_grpo(grpo, recast, world, tokenize
     assert mean(recast.curve()[-10:]) > 0.1
 
 
-def test_the_overrides_of_the_runs_are_those_that_the_readme_prints():
-    block = re.search(r"```bash\n(trainer\.v1.*?)```", (Path(__file__).parents[1] / "README.md").read_text(), re.S)[1]
+@pytest.mark.parametrize("path", ["README.md", "tutorials/10_in_your_trainer.md"])
+def test_the_overrides_of_the_runs_are_those_that_are_printed(path):
+    block = re.search(r"```\w+\n(trainer\.v1.*?)```", (Path(__file__).parents[1] / path).read_text(), re.S)[1]
     assert shlex.split(block) == RECAST
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from .. import _checks as checks
 from .. import reference
 from .._library import load
-from ..reference import Contrast, PolicyLoss, ReCast, Repair
+from ..reference import Contrast, Hybrid, PolicyLoss, ReCast, Repair
 
 _library = load()
 
@@ -250,3 +250,54 @@ def logits_loss(
     except REFUSED:
         _name_it(checks.logits_loss_tensors, logits, tokens, *rest)
         raise
+
+
+def choose_anchor(targets: Tensor, values: Tensor, tie_break: Tensor | None = None) -> Tensor:
+    """:func:`recast_ref.reference.choose_anchor`: one pass over the targets of each prompt, parallel over prompts."""
+    checks.dense(targets=targets, values=values, tie_break=tie_break)
+    try:
+        return ops.choose_anchor(targets, values, tie_break)
+    except REFUSED:
+        _name_it(checks.anchor_tensors, targets, values, tie_break)
+        raise
+
+
+def nearness(predictions: Tensor, targets: Tensor) -> Tensor:
+    """:func:`recast_ref.reference.nearness`, by the loop of :func:`structural_scores`: over the targets, each against all that
+    the group named."""
+    checks.sid_tensors(predictions, targets)  # first: turned round, they would be refused under each other's name
+    return ops.structural_scores(targets[:, :, None], predictions.flatten(1, 2))
+
+
+def anchor_weights(logps: Tensor, alpha: float = 0.5, largest: float = 4.0) -> Tensor:
+    """:func:`recast_ref.reference.anchor_weights` as one op: three passes over the anchors of the batch, in double."""
+    checks.dense(logps=logps)
+    options = checks.anchor_options(alpha, largest, logps.dtype)
+    try:
+        return ops.anchor_weights(logps, *options)
+    except REFUSED:
+        _name_it(checks.anchor_logps, logps)
+        raise
+
+
+def hybrid(
+    rewards: Tensor,
+    scores: Tensor,
+    repairable: Tensor | None = None,
+    weight: float = 1.0,
+    negative_weight: float = 0.3,
+    tie_break: Tensor | None = None,
+    normalize: bool = True,
+    eps: float = 1e-6,
+) -> Hybrid:
+    """:func:`recast_ref.reference.hybrid`: the same few lines, over :func:`recast` and :func:`group_advantages` of this
+    module, which do nearly all of the work."""
+    picked = recast(rewards, scores, repairable, weight, negative_weight, tie_break)
+    whole = group_advantages(rewards, normalize, eps)
+    hit = (rewards > 0).any(dim=1)
+    return Hybrid(
+        picked.slot,
+        picked.positive.masked_fill(hit, -1),
+        picked.negative.masked_fill(hit, -1),
+        torch.where(hit[:, None], whole, picked.advantages),
+    )

@@ -8,7 +8,7 @@ slip of the log, and its gradient is as long as any other's.
 import torch
 from torch import Tensor
 
-from .._checks import anchor_tensors, anchor_weight_options, sid_tensors
+from .._checks import anchor_logps, anchor_options, anchor_tensors, sid_tensors
 from .repairing import first_best
 from .scoring import structural_scores
 
@@ -34,7 +34,8 @@ def choose_anchor(targets: Tensor, values: Tensor, tie_break: Tensor | None = No
         >>> choose_anchor(torch.tensor([[[12, 7], [30, 2], [-1, -1]]]), torch.tensor([[-9.0, -4.0, 0.0]]))
         tensor([1])
     """
-    real = anchor_tensors(targets, values, tie_break)
+    anchor_tensors(targets, values, tie_break)
+    real = (targets >= 0).all(dim=-1)
     values = values.detach().masked_fill(~real, -torch.inf)
     if tie_break is not None:
         tie_break = tie_break.detach().masked_fill(~real, -torch.inf)
@@ -94,6 +95,7 @@ def anchor_weights(logps: Tensor, alpha: float = 0.5, largest: float = 4.0) -> T
         >>> anchor_weights(torch.tensor([0.01, 0.09]).log())
         tensor([0.5000, 1.5000])
     """
-    alpha, largest = anchor_weight_options(logps, alpha, largest)
+    anchor_logps(logps)
+    alpha, largest = anchor_options(alpha, largest, logps.dtype)
     share = (alpha * logps.detach().double()).softmax(dim=0)  # of the sum: no p is ever made, so that none vanishes
     return (share * len(logps)).clamp(max=largest).to(logps.dtype)

@@ -14,10 +14,13 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from .kinds import KINDS, Case, LawBroken, NotApplicable, Subject, first_line
+from .._outcomes import first_line
+from . import state
+from .kinds import KINDS, Case, LawBroken, NotApplicable, Subject
 
 Function = Callable[..., Any]
 LAWS: dict[str, "Law"] = {}
+STATE_LAW = "pure"  # says that a variant changed global state; any other law says so where this one is not asked for
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,16 @@ class Law:
         """Hold the variant to one example."""
         case = Case((n, v.clone() if isinstance(v, torch.Tensor) else v) for n, v in inputs.items())
         more = {name: case.pop(name) for name in self.extra if name in case}
+        subject.changes.clear()
         try:
-            self.hold(subject, case, **more)
-        except (LawBroken, NotApplicable):
+            with state.kept(subject.changes):
+                self.hold(subject, case, **more)
+        except (LawBroken, NotApplicable, KeyboardInterrupt):
             raise
-        except Exception as error:  # in a backward of the variant's, say
+        except BaseException as error:  # in a backward of the variant's, say
             raise LawBroken(first_line(error)) from error
+        if subject.changes and (self.name == STATE_LAW or not subject.spares_state):
+            raise LawBroken(subject.changes[0])
 
     @property
     def extra(self):

@@ -38,6 +38,14 @@ class Sids(NamedTuple):
     targets: Tensor  # int64 (Q, K, L)
 
 
+class Anchors(NamedTuple):
+    """Up to ``K`` targets of ``Q`` prompts, and what ranks them."""
+
+    targets: torch.Tensor  # int64 (Q, K, L)
+    values: torch.Tensor  # (Q, K)
+    tie_break: torch.Tensor  # (Q, K): keys
+
+
 class LossInputs(NamedTuple):
     """A batch of ``B`` rows of ``T`` tokens from a vocabulary of ``V``; ``logps`` are those of ``tokens`` under ``logits``."""
 
@@ -214,6 +222,26 @@ def sid_groups(
 
 
 @st.composite
+def anchors(draw, prompts=(1, 3), size=(1, 4), dtype=torch.float32):
+    """:class:`Anchors`, padded or not, most with a tie: ranges of ``Q`` and ``K``; dtype of values and keys, drawn if None."""
+    dtype = draw(of(*_WIDTHS)) if dtype is None else dtype
+    targets = draw(sid_groups(prompts, (0, 0), (0, 0), size, padding=draw(of(True, True, False)))).targets
+    shape = targets.shape[:2]
+    few = draw(some_of(ranks(dtype), ((-1.0, -2.0, -4.0), (0.0, 0.01, 0.1), (-math.inf, -1.0)), dtype))
+    keys = draw(some_of(ranks(dtype), ((0.0, 0.25, 0.5, 0.75),) * 2, dtype))
+    return Anchors(targets, few[draw(picks(shape)) % len(few)], keys[draw(picks(shape)) % len(keys)])
+
+
+@st.composite
+def anchor_logps(draw, prompts=(1, 6), dtype=torch.float32):
+    """Log-probs of whole anchors, ``(Q,)``: near each other and far apart, up to what ``dtype`` can hold. None: drawn."""
+    dtype = draw(of(*_WIDTHS)) if dtype is None else dtype
+    q = draw(st.integers(*prompts))
+    any_number = st.floats(-torch.finfo(dtype).max, 0, width=_WIDTHS[dtype])
+    return draw(tensors((q,), of(-1.0, -2.0, -4.0, -30.0) | near(20).map(lambda x: -abs(x)) | any_number, dtype))
+
+
+@st.composite
 def loss_inputs(
     draw: st.DrawFn,
     rows: Range = (1, 3),
@@ -261,6 +289,13 @@ def norms():
     """Options of an advantage estimator, any of them left out."""
     eps = of(1e-6, 0.5, 1e-8) | st.floats(1e-12, 1e12)
     return st.fixed_dictionaries({}, optional={"normalize": st.booleans(), "eps": eps})
+
+
+@functools.cache
+def anchor_options():
+    """Options of the weight of an anchor, any of them left out."""
+    largest = of(4.0, 1.0, 2.0, 1024.0) | st.floats(1, width=16, allow_infinity=False)  # every dtype can hold it
+    return st.fixed_dictionaries({}, optional={"alpha": of(0.5, 0.0, 1.0) | st.floats(0, 1), "largest": largest})
 
 
 @functools.cache

@@ -4,8 +4,8 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from .checking import ON_PURPOSE, SILENT, SPARED, Variant, check, subject_of
-from .laws import laws_of
+from .._outcomes import ON_PURPOSE, SILENT, SPARED
+from .checking import Check, Variant
 
 
 def suite(variant: Variant, laws: Iterable[str] | None = None, **options: Any) -> Callable[[str], None]:
@@ -17,20 +17,18 @@ def suite(variant: Variant, laws: Iterable[str] | None = None, **options: Any) -
     broken that holds is a warning.
 
     Args:
-        variant, laws, options: as for :func:`check`.
+        variant, laws, options: as for :func:`check`, all but ``on_outcome``.
 
     Raises:
         ValueError: as :func:`check`.
     """
     import pytest
 
-    names = list(
-        laws or laws_of(subject_of(variant, options.get("against", "reference"), options.get("kind")).kind.name)
-    )
+    held = Check(variant, laws=laws, **options)
 
-    @pytest.mark.parametrize("law", names)
+    @pytest.mark.parametrize("law", held.laws)
     def test(law):
-        outcome = check(variant, laws=[law], **options).outcomes[0]
+        outcome = held.hold(law)
         outcome.assert_holds()
         if outcome.status == SILENT:
             pytest.skip(outcome.message)

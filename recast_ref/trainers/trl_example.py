@@ -18,7 +18,8 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import torch
 
-from ..lab.worlds import DataError, load_world
+from ..lab.reading import DataError
+from ..lab.worlds import load_world
 
 try:
     import matplotlib

@@ -231,7 +231,7 @@ def pays(rows, every):
     made = []
     for row in only(rows, kind="mean", arm=("grpo", "hybrid-sqrt"), anchor="likeliest", curve="coarse"):
         mine = [p for p in only(rows, kind="point", **{n: row[n] for n in table.SETTINGS}) if "pass@1" in p]
-        rival = [p for p in only(rows, kind="point", world=row["world"], arm="sft-sqrt", passes=4) if "pass@1" in p]
+        rival = [p for p in only(rows, kind="point", world=row["world"], arm="sft-sqrt", passes=2) if "pass@1" in p]
         for metric in ("pass@1", "sampled_p@1"):
             if mine and rival:
                 same = (
@@ -242,7 +242,7 @@ def pays(rows, every):
                     [place(row), metric, f"`{row['arm']}`", *(percent(p.get(metric)) for p in (mine[-1], *same))]
                 )
     headers = ["place", "metric", "arm", "at its end", "sft-sqrt, as many actor tokens", "sft-sqrt, as much time"]
-    note = "Over validation prompts, means over the seeds; sft-sqrt goes over its prompts up to four times."
+    note = "Over validation prompts, means over the seeds; sft-sqrt goes over its prompts up to twice."
     drawn = [(figures.curves(rows), "Quality on validation against processor time.")]
     return [Table("What rollouts are worth", headers, made, note), *quality(rows)], drawn
 
