@@ -65,17 +65,19 @@ def draw(seed):
         "ref_logps": chosen(None, logps + steps[1]),
         "aggregate": chosen("token-mean", "seq-mean-token-mean", "seq-mean-token-sum"),
     }
+    nearest = chosen(None, torch.randn(q, k, generator=g, dtype=dtype))  # what anchors are chosen by; None: nearness
     batch["kl_coef"] = 0.0 if batch["ref_logps"] is None else 0.1
-    return predictions, targets, dtype, graded, keys, weights, rows, tokens, batch
+    return predictions, targets, dtype, graded, keys, weights, rows, tokens, batch, nearest
 
 
 def answers(path, drawn):
     """What a path says of a batch: ``(function, part) -> tensor``. Each function is given what the reference answers of the one
     before, so that a difference is its own."""
-    predictions, targets, dtype, graded, keys, weights, logits, tokens, batch = drawn
+    predictions, targets, dtype, graded, keys, weights, logits, tokens, batch, values = drawn
     scores = reference.structural_scores(predictions, targets).to(dtype)
     hits = reference.hit_rewards(predictions, targets).to(dtype)
     rewards = hits * (1 + graded) - (1 - hits) * graded  # graded hits, and penalties
+    near = reference.nearness(predictions, targets)
     usable = (targets >= 0).all(dim=-1).any(dim=-1)
     logits = logits.clone().requires_grad_()
     logps = reference.token_logps(logits, tokens).detach().requires_grad_()
@@ -93,6 +95,10 @@ def answers(path, drawn):
         "recast": path.recast(rewards, scores, usable, tie_break=keys, **weights),
         "recast_from_sids": path.recast_from_sids(predictions, targets, tie_break=keys, **weights),
         "branch_mask": path.branch_mask(tokens, tokens.roll(1, dims=0)),
+        "choose_anchor": path.choose_anchor(targets, near if values is None else values),
+        "nearness": path.nearness(predictions, targets),
+        "anchor_weights": path.anchor_weights(logps.detach().sum(dim=1)),
+        "hybrid": path.hybrid(rewards, scores, usable, tie_break=keys, **options),
         "token_logps": path.token_logps(logits, tokens).detach(),
         "policy_loss": (*(part.detach() for part in loss), logps.grad),
         "logits_loss": (*(part.detach() for part in whole), logits.grad),

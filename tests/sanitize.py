@@ -18,14 +18,14 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-from test_cuda_on_cpu import COMPILER, path_of, run, watched, why_not
+from test_cuda_on_cpu import COMPILER, RUNTIMES, path_of, run, watched, why_not
 from torch.utils import cpp_extension
 
 from recast_ref import _library as library
 
 HERE = Path(__file__).parent
 FLAGS = {
-    "address": ["-fsanitize=address,undefined", "-fno-sanitize=vptr", *library.OPENMP],
+    "address": ["-fsanitize=address,undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=all", *library.OPENMP],
     "thread": ["-fsanitize=thread"],
 }
 
@@ -82,8 +82,8 @@ def build(sanitizer, text, target):
 
 def python(sanitizer, code, folder, **environment):
     """The exit code, what was printed, and what the sanitizer said. It must be loaded before everything else."""
-    first = [path_of(name) for name in {"address": ["libasan.so"], "thread": ["libtsan.so"]}[sanitizer]]
-    environment |= {"LD_PRELOAD": " ".join([*first, path_of("libstdc++.so")]), "OMP_NUM_THREADS": "1"}
+    first = f"{path_of(RUNTIMES[sanitizer])} {path_of('libstdc++.so')}"
+    environment |= {"LD_PRELOAD": first, "OMP_NUM_THREADS": "1", "RECAST_BUILD": "0"}
     return watched(sanitizer, [sys.executable, "-c", code], folder / "said", **environment)
 
 
@@ -97,7 +97,9 @@ def hold(sanitizer, folder, short):
     code = LAWS if sanitizer == "address" else CALLS
     code = code.format(here=str(HERE), examples=5 if short else 100, batches=10 if short else 100)
     exit_code, printed, said = python(sanitizer, code, folder, RECAST_CACHE=str(folder))
-    return said or (printed if exit_code else "")
+    return (
+        said + printed if said or exit_code else ""
+    )  # what C++ leaves undefined is not in the log, and ends the program
 
 
 def main(argv=None):

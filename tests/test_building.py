@@ -86,22 +86,6 @@ def test_build_info():
     assert torch.__version__.startswith(info["torch"]) and info["flags"].startswith("-O3")
 
 
-def test_two_processes_build_once_and_both_run(tmp_path):
-    code = "from recast_ref import fast, reference; import torch; print(fast.branch_mask(*torch.tensor([[[1, 2]], [[1, 3]]])))"
-    environment = {**os.environ, "RECAST_CACHE": str(tmp_path)}
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-        )
-        for _ in range(2)
-    ]
-    results = [process.communicate(timeout=1800) for process in both]
-    assert [process.returncode for process in both] == [0, 0], results
-    assert all(out == "tensor([[False,  True]])\n" for out, _ in results)
-    assert sum("compiling its C++ ops" in err for _, err in results) == 1
-    assert sorted(path.name for path in tmp_path.glob("*/*")) == ["_C.lock", "_C.so"]
-
-
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     """What is packaged, away from the checkout."""
@@ -149,59 +133,80 @@ def test_a_wheel_brings_its_library_or_its_sources(make_wheel, kind, tmp_path):
         assert "RECAST_BUILD=0 forbids" in result.stderr and not list((folder / "recast_ref").glob("_C*"))
 
 
-@pytest.fixture(scope="module", params=["sdist", "wheel"])
-def installed(request, source, make_wheel, tmp_path_factory):
+@pytest.fixture(scope="module")
+def install(source, make_wheel, tmp_path_factory):
     """``bin`` of a fresh environment that has the package from a file, and all else from the one the tests run in."""
-    if request.param == "sdist":
+
+    def make_sdist():
         target = tmp_path_factory.mktemp("sdist")
         code = f"from setuptools.build_meta import build_sdist; build_sdist({str(target)!r})"
         environment = {**os.environ, "RECAST_BUILD": "0"}
         subprocess.run([sys.executable, "-c", code], check=True, cwd=source, env=environment, capture_output=True)
-        package = next(target.glob("*.tar.gz"))
-    else:
-        package = make_wheel("not built")
-    folder = tmp_path_factory.mktemp("venv")
-    venv.create(folder, with_pip=False, symlinks=True)
-    (site,) = folder.glob("lib/python*/site-packages")
-    rest = (path for path in sys.path if path.endswith("-packages"))
-    (site / "rest.pth").write_text("\n".join(rest))  # paths alone: no checkout that is installed there comes with them
-    pip("--python", folder, "install", "-q", "--no-deps", "--no-build-isolation", package, build="0")
-    return folder / "bin"
+        return next(target.glob("*.tar.gz"))
+
+    @functools.cache
+    def into_fresh(kind):
+        package = make_sdist() if kind == "sdist" else make_wheel("not built")
+        folder = tmp_path_factory.mktemp(kind)
+        venv.create(folder, with_pip=False, symlinks=True)
+        (site,) = folder.glob("lib/python*/site-packages")
+        rest = (path for path in sys.path if path.endswith("-packages"))
+        (site / "rest.pth").write_text("\n".join(rest))  # paths alone: a checkout installed there does not come along
+        pip("--python", folder, "install", "-q", "--no-deps", "--no-build-isolation", package, build="0")
+        return folder / "bin"
+
+    return into_fresh
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """Shared: sdist and wheel have the same sources, so that the second finds what the first compiled."""
-    return tmp_path_factory.mktemp("cache")
+def compiled(install, tmp_path_factory):
+    """What two processes say that start at once where nothing is compiled yet, and the cache that they leave: an sdist and a
+    wheel have the same sources, so that all others find it."""
+    cache = tmp_path_factory.mktemp("cache")
+    code = "from recast_ref import fast, reference; import torch; print(fast.branch_mask(*torch.tensor([[[1, 2]], [[1, 3]]])))"
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": cache, "env": away(cache)}
+    both = [subprocess.Popen([install("sdist") / "python", "-c", code], **options) for _ in range(2)]
+    return [(*process.communicate(timeout=1800), process.returncode) for process in both], cache
 
 
-def at(folder, *command, cache):
-    """Runs a command elsewhere than in the checkout, which nothing leads to."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment["RECAST_CACHE"] = str(cache)
-    return subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, cwd=folder, env=environment, timeout=1800, check=False
-    )
+def test_two_processes_build_once_and_both_run(compiled):
+    results, cache = compiled
+    assert all((out, code) == ("tensor([[False,  True]])\n", 0) for out, _, code in results), results
+    assert sum("compiling its C++ ops" in err for _, err, _ in results) == 1
+    assert sorted(path.name for path in cache.glob("*/*")) == ["_C.lock", "_C.so"]
 
 
-def test_what_is_installed_compiles_its_own_sources_and_checks_a_variant(installed, cache, tmp_path):
+def away(cache):
+    """An environment in which nothing leads to the checkout."""
+    rest = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return {**rest, "RECAST_CACHE": str(cache)}
+
+
+def at(folder, cache, *command):
+    command = list(map(str, command))
+    options = {"capture_output": True, "text": True, "timeout": 1800}
+    return subprocess.run(command, cwd=folder, env=away(cache), check=False, **options)
+
+
+@pytest.mark.parametrize("kind", ["sdist", "wheel"])
+def test_what_is_installed_has_both_paths_and_the_kit(install, compiled, kind, tmp_path):
     code = """if True:
         import torch, recast_ref
         from recast_ref import auto, fast, reference
         group = torch.zeros(1, 3), torch.tensor([[0.1, 0.0, 0.01]])
         print(recast_ref.__file__, auto.path, torch.equal(fast.recast(*group).slot, reference.recast(*group).slot))
     """
-    result = at(tmp_path, installed / "python", "-c", code, cache=cache)
+    result = at(tmp_path, compiled[1], install(kind) / "python", "-c", code)
     file, *rest = result.stdout.split()
-    assert file.startswith(str(installed.parent)) and rest == ["fast", "True"], result.stderr
+    assert file.startswith(str(install(kind).parent)) and rest == ["fast", "True"], result.stderr
+    assert "compiling" not in result.stderr
     variant = "recast_ref.testing.examples:recast_by_sorting"
-    result = at(tmp_path, installed / "recast-ref", "check", variant, "--examples", "20", cache=cache)
+    result = at(tmp_path, compiled[1], install(kind) / "recast-ref", "check", variant, "--examples", "20")
     assert result.returncode == 0 and "BROKEN" not in result.stdout and " holds" in result.stdout, result.stderr
 
 
-@pytest.mark.parametrize("installed", ["wheel"], indirect=True)
-def test_what_is_installed_runs_the_experiment(installed, cache, tmp_path):
-    result = at(tmp_path, installed / "recast-ref", "compare", "--quick", "--out", "out", cache=cache)
+def test_what_is_installed_runs_the_experiment(install, compiled, tmp_path):
+    result = at(tmp_path, compiled[1], install("wheel") / "recast-ref", "compare", "--quick", "--out", "out")
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "out" / "results.json").stat().st_size and (tmp_path / "out" / "report.html").stat().st_size
 
@@ -229,8 +234,7 @@ test_mine = testing.suite(mine)
 """
 
 
-@pytest.mark.parametrize("installed", ["wheel"], indirect=True)
-def test_a_type_checker_sees_what_is_installed(installed, mypy, tmp_path):
+def test_a_type_checker_sees_what_is_installed(install, mypy, tmp_path):
     wrong = {
         "reference.recast(rewards, scores, tie": "reference.recast(2, scores, tie",
         "fast.recast(rewards": "fast.recast(2",
@@ -245,6 +249,6 @@ def test_a_type_checker_sees_what_is_installed(installed, mypy, tmp_path):
     for number, (right, its) in enumerate(wrong.items()):
         assert USER.count(right) == 1
         (tmp_path / f"wrong_{number}.py").write_text(USER.replace(right, its))
-    _, said = mypy("--python-executable", installed / "python", *sorted(tmp_path.glob("*.py")), cwd=tmp_path)
+    _, said = mypy("--python-executable", install("wheel") / "python", *sorted(tmp_path.glob("*.py")), cwd=tmp_path)
     files = [line.partition(":")[0] for line in said.splitlines() if ": error:" in line]
     assert sorted(set(files)) == [f"wrong_{number}.py" for number in range(len(wrong))], said

@@ -63,6 +63,8 @@ def path_of(library):
 
 def why_not(sanitizer):
     """Why ``-fsanitize=`` cannot say this here, in words; ``None`` where it can."""
+    if not shutil.which(COMPILER):
+        return "there is no C++ compiler here"
     if "Free Software Foundation" not in run([COMPILER, "--version"]):
         return f"{COMPILER} is not gcc, and what another one's sanitizers are told is not known"
     path = Path(path_of(RUNTIMES[sanitizer]))
