@@ -12,10 +12,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-SOURCES = (
-    "recast_ref.csrc",
-    *(f"recast_ref.csrc.{name}" for name in ("core", "cpu", "cuda")),
-)  # shipped inside the package
+# Shipped inside the package.
+SOURCES = ("recast_ref.csrc", *(f"recast_ref.csrc.{name}" for name in ("core", "cpu", "cuda")))
 options = {}
 
 if importlib.util.find_spec("torch") and os.environ.get("RECAST_BUILD") != "0":
@@ -53,6 +51,6 @@ if importlib.util.find_spec("torch") and os.environ.get("RECAST_BUILD") != "0":
 setup(
     packages=[*find_packages(include=["recast_ref*"]), *SOURCES],
     package_dir={"recast_ref.csrc": "csrc"},
-    package_data={name: ["*.cpp", "*.h", "*.cu", "*.cuh"] for name in SOURCES},
+    package_data={"recast_ref": ["py.typed"], **{name: ["*.cpp", "*.h", "*.cu", "*.cuh"] for name in SOURCES}},
     **options,
 )

@@ -15,6 +15,8 @@ TORCH_LIBRARY(recast, m) {
   m.def("recast_from_sids(Tensor predictions, Tensor targets, float weight, float negative_weight, Tensor? tie_break)"
         " -> (Tensor slot, Tensor positive, Tensor negative, Tensor advantages)");
   m.def("branch_mask(Tensor positive_tokens, Tensor negative_tokens) -> Tensor");
+  m.def("choose_anchor(Tensor targets, Tensor values, Tensor? tie_break) -> Tensor");
+  m.def("anchor_weights(Tensor logps, float alpha, float largest) -> Tensor");
 
   m.def("token_logps(Tensor logits, Tensor tokens, Tensor? mask, bool inplace_backward) -> (Tensor logps, Tensor lse)");
   m.def("token_logps_backward(Tensor grad, Tensor logits, Tensor tokens, Tensor lse, Tensor? mask) -> Tensor");

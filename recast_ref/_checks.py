@@ -130,9 +130,8 @@ def number(name, value, low, include_low=True, dtype=None):
         raise ValueError(f"{name}: expected a finite number {'>=' if include_low else '>'} {low}, got {value}")
     if dtype is not None and number:
         limits = torch.finfo(dtype)  # and no tensor of it: torch.compile could not trace what that becomes
-        half_a_step = (
-            limits.max * limits.eps / (4 - 2 * limits.eps)
-        )  # above the largest, and above 0, are still rounded to it
+        # Half a step above the largest, and above 0, are still rounded to it.
+        half_a_step = limits.max * limits.eps / (4 - 2 * limits.eps)
         if number - limits.max >= half_a_step or 2 * number <= limits.smallest_normal * limits.eps:
             becomes = "inf" if number > 1 else "0.0"
             raise ValueError(f"{name}: expected a number that {dtype} can hold, got {value}, which becomes {becomes}")
@@ -209,26 +208,34 @@ def branch_tensors(positive_tokens, negative_tokens):
     arguments.tensor("negative_tokens", negative_tokens, "... T", "int64")
 
 
-def anchor_tensors(targets, values, tie_break=None):
-    """Check the targets that anchors are chosen from, and what ranks them. Returns which are real: bool ``(Q, K)``."""
+def anchor_tensors(targets, ranked, tie_break=None, values=True):
+    """Check the targets that anchors are chosen from, and what ranks them: the argument ``values``, and the tie keys."""
     arguments = Arguments()
     arguments.tensor("targets", targets, "Q K L", "int64")
-    real = (targets >= 0).all(dim=-1)
-    for name, keys in (("values", values), ("tie_break", tie_break)):
-        if keys is not None or name not in OPTIONAL:
-            arguments.tensor(name, keys, "Q K", "floating")
-            refuse(name, keys.isnan() & real, keys, "values that can be ranked")
-    return real
+    arguments.tensor("values", ranked, "Q K", "floating")
+    if tie_break is not None:
+        arguments.tensor("tie_break", tie_break, "Q K", "floating")
+    if values:
+        real = (targets >= 0).all(dim=-1)
+        refuse("values", ranked.isnan() & real, ranked, "values that can be ranked")
+        if tie_break is not None:
+            refuse("tie_break", tie_break.isnan() & real, tie_break, "values that can be ranked")
 
 
-def anchor_weight_options(logps, alpha, largest):
-    """Check the log-probs of anchors. Returns the two numbers as floats."""
+def anchor_logps(logps, values=True):
+    """Check the log-probs of anchors."""
     Arguments().tensor("logps", logps, "Q", "floating")
-    refuse("logps", ~logps.isfinite(), logps, "finite values: the policy must be able to say the anchor")
+    if values:
+        refuse("logps", ~logps.isfinite(), logps, "finite values: the policy must be able to say the anchor")
+
+
+def anchor_options(alpha, largest, dtype):
+    """Return the two numbers as floats. Weights of ``dtype`` must hold the largest."""
     alpha = number("alpha", alpha, low=0)
     if alpha > 1:
         raise ValueError(f"alpha: expected a number in [0, 1], 0 for SFT and 1 for the policy gradient, got {alpha}")
-    return alpha, number("largest", largest, low=1, dtype=logps.dtype)
+    dtype = dtype if dtype.is_floating_point else None  # the log-probs are then refused
+    return alpha, number("largest", largest, low=1, dtype=dtype)
 
 
 def logit_tensors(logits, tokens, values=True):

@@ -2,8 +2,8 @@
 
 import argparse
 import difflib
-import importlib
 import importlib.util
+import math
 import os
 import shlex
 import signal
@@ -13,6 +13,7 @@ import threading
 from dataclasses import replace
 
 from . import __version__
+from .lab.reading import printable
 
 LAB_PACKAGES = {
     "rich": "rich",
@@ -21,7 +22,8 @@ LAB_PACKAGES = {
     "sklearn": "scikit-learn",
 }  # by import name
 INSTALL_LAB = 'pip install -e ".[lab]" in the checkout'
-WORLDS = "'synthetic', an *.index.json file of MiniOneRec or a folder with one, or a RecBole .inter file"
+MOST_RESPONSES, MOST_SEEDS = 1024, 1000
+WORLDS = "'synthetic an *.index.json file of MiniOneRec or a folder with one, or a RecBole .inter file"
 
 
 class Parser(argparse.ArgumentParser):
@@ -31,7 +33,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message):
-        self.exit(2, f"recast-ref: {message}\n")
+        self.exit(2, f"recast-ref: {printable(message)}\n")
 
     def parse_args(self, args=None, namespace=None):
         parsed, unknown = self.parse_known_args(args, namespace)
@@ -60,6 +62,9 @@ def main(argv=None):
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
+    except MemoryError as error:
+        print(f"recast-ref: not enough memory. {printable(str(error))}".rstrip(), file=sys.stderr)
+        return 1
     except BrokenPipeError:  # the reader of our output, head for example, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -78,7 +83,7 @@ def _run(argv):
     commands.add_parser("explain", help="one group of eight rollouts, step by step")
     _check_options(commands.add_parser("check", help="hold a selection rule or a loss of your own to the laws"))
     measured = commands.add_parser("bench", help="measure the fast path against its peers on this machine")
-    measured.add_argument("--repeats", type=_at_least(1), default=7, metavar="N", help="rounds (default: 7)")
+    measured.add_argument("--repeats", type=_whole(1, 1000), default=7, metavar="N", help="rounds (default: 7)")
     measured.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run (default: cpu)")
     measured.add_argument("--out", metavar="FILE", help="also write the results as JSON")
     commands.add_parser("info", help="versions, devices, and which paths are built")
@@ -107,8 +112,10 @@ def _compare_options(parser):
     add("--world", default="synthetic", help=f"{WORLDS} (default: synthetic)")
     how = "some of: grpo recast recast-branch repair contrast sft, separated by spaces or commas (default: all)"
     add("--arms", nargs="+", metavar="ARM", help=how)
-    add("--group-size", type=_at_least(2), default=8, metavar="G", help="responses per prompt (default: 8)")
-    add("--seeds", type=_at_least(1), metavar="N", help="runs of each arm (default: 3; with --quick: 1)")
+    add(
+        "--group-size", type=_whole(2, MOST_RESPONSES), default=8, metavar="G", help="responses per prompt (default: 8)"
+    )
+    add("--seeds", type=_whole(1, MOST_SEEDS), metavar="N", help="runs of each arm (default: 3; with --quick: 1)")
     how = "groups of independent samples, or the G best of a beam search (default: sample)"
     add("--rollout", choices=("sample", "beam"), default="sample", help=how)
     how = "train the base until N percent of its groups are all-zero, or until converged (default: on few pairs)"
@@ -124,13 +131,14 @@ def _study_options(parser):
     add = parser.add_argument
     add("--only", nargs="+", metavar="PART", help="some of the parts (default: all, the most important first)")
     add("--list", action="store_true", help="the parts, a line each, and nothing is run")
-    add("--seeds", type=_at_least(1), metavar="N", help="runs of each cell (default: 5; with --quick: 1)")
+    add("--seeds", type=_whole(1, MOST_SEEDS), metavar="N", help="runs of each cell (default: 5; with --quick: 1)")
     how = "files of real interactions, as compare takes them, for the parts that use some (default: none)"
     add("--world", nargs="+", default=[], metavar="PATH", help=how)
     add("--out", metavar="DIR", help="where results go (default: a new folder in runs/)")
     add("--resume", action="store_true", help="go on with the study in --out; finished runs are kept")
     add("--quick", action="store_true", help="a little of every part in about a minute: figures that mean nothing")
-    add("--report", metavar="DIR", help="run nothing: make the tables and figures of DIR/study.csv, there")
+    how = "run nothing: make the tables and figures of DIR/study.csv, there, or of several such files, in --out"
+    add("--report", nargs="+", metavar="DIR", help=how)
 
 
 def _study(parser, options):
@@ -139,6 +147,8 @@ def _study(parser, options):
         parser.error(f"study needs {', '.join(missing)}: {INSTALL_LAB}")
     if options.resume and not options.out:
         parser.error("--resume needs --out DIR, the folder of the study to go on with")
+    if len(options.report or ()) > 1 and not options.out:
+        parser.error("--report of several folders needs --out DIR, a folder for all of them")
     from pathlib import Path
 
     from .lab.experiment import ExperimentError
@@ -147,8 +157,12 @@ def _study(parser, options):
 
     try:
         if options.report:
-            report.write(table.read(Path(options.report) / "study.csv"), options.report)
-            print(f"Wrote {Path(options.report) / 'study.md'}")
+            rows = table.merge(table.read(Path(folder) / "study.csv") for folder in options.report)
+            out = Path(options.out or options.report[0])
+            if options.out:
+                table.save(out / "study.csv", rows)
+            report.write(rows, out)
+            print(printable(f"Wrote {out / 'study.md'}"))
             return 0
         scale = cells.Scale.quick() if options.quick else cells.Scale()
         if options.seeds is not None:
@@ -184,58 +198,45 @@ def _check_options(parser):
     how = "the reference function it stands in for (default: by its name, or its leading arguments)"
     add("--kind", metavar="NAME", help=how)
     add("--laws", nargs="+", metavar="LAW", help="some of the laws (default: all about its kind)")
-    add("--examples", type=_at_least(1), default=100, metavar="N", help="drawn for each law (default: 100)")
-    add("--seed", type=_at_least(0), default=0, metavar="S", help="of the draws (default: 0)")
+    add("--examples", type=_whole(1, 1_000_000), default=100, metavar="N", help="drawn for each law (default: 100)")
+    add("--seed", type=_whole(0, 2**32 - 1), default=0, metavar="S", help="of the draws (default: 0)")
+    how = "how long a law, or an import, may take (default: 60 for every 100 examples)"
+    add("--timeout", type=_whole(1, 10**6), metavar="SECONDS", help=how)
     add("--list", action="store_true", help="the laws, a line each, and no check")
 
 
 def _check(parser, options):
-    try:
-        from . import testing
-    except ImportError as error:
-        parser.error(str(error))
     if options.list:
+        try:
+            from . import testing
+        except ImportError as error:
+            parser.error(str(error))
         for law in testing.LAWS.values():
             print(f"{law.name:<28} {law.statement}")
         return 0
     if not options.variant:
         parser.error("check needs a function: package.module:function (or --list)")
-    variant, against = _function(parser, options.variant), options.against
-    if ":" in against:
-        against = _function(parser, against)
+    from . import _apart
+    from ._outcomes import heading
+
+    def say(text, end="\n"):
+        encoding = sys.stdout.encoding or "utf-8"  # an exception of the variant may say what it cannot hold
+        print(text.encode(encoding, "backslashreplace").decode(encoding), end=end, flush=True)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    asked = {name: getattr(options, name) for name in ("variant", "against", "laws", "examples", "seed", "kind")}
     try:
-        report = testing.check(
-            variant,
-            against=None if against == "none" else against,
-            laws=options.laws,
-            examples=options.examples,
-            seed=options.seed,
-            kind=options.kind,
-            on_outcome=lambda outcome: print(outcome, flush=True),
+        report = _apart.check(
+            asked,
+            options.timeout or 60 * math.ceil(options.examples / 100),
+            on_law=lambda law: say(heading(law), end=""),  # should it hang, a log says where
+            on_outcome=lambda outcome: say(str(outcome).removeprefix(heading(outcome.law))),
         )
-    except (ValueError, ImportError) as error:
-        parser.error(str(error).splitlines()[0])
-    print(report.summary())
+    except _apart.Refused as error:
+        parser.error(str(error))
+    say(report.summary())
     return 0 if report.ok else 1
-
-
-def _function(parser, spec):
-    """The function that ``package.module:function`` names."""
-    module, _, name = spec.partition(":")
-    if not module or not name:
-        parser.error(f"expected package.module:function, got {spec!r}")
-    sys.path.insert(0, os.getcwd())
-    try:
-        found = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except AttributeError as error:
-        parser.error(f"{spec}: {error}")
-    except Exception as error:  # whatever the module raises while it is imported
-        parser.error(f"{spec}: {(str(error) or type(error).__name__).splitlines()[0]}")
-    if not callable(found):
-        parser.error(f"{spec}: expected a function, got {type(found).__name__}")
-    return found
 
 
 def _bench(parser, options):
@@ -243,6 +244,8 @@ def _bench(parser, options):
 
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error(f"--device cuda: torch {torch.__version__} sees no GPU here")
+    if options.out is not None and (not options.out or os.path.isdir(options.out)):  # now, and not when all is measured
+        parser.error(f"--out {options.out}: expected the name of a file")
     try:
         from . import bench, bench_cuda
     except ImportError as error:
@@ -262,14 +265,17 @@ def _bench(parser, options):
     return 0
 
 
-def _at_least(low):
+def _whole(low, high):
+    """A whole number from ``low`` to ``high``. What is more would not end, or need more memory than there is."""
+
     def whole_number(text):
         try:
             value = int(text)
         except ValueError:
             value = low - 1
-        if value < low:
-            raise argparse.ArgumentTypeError(f"expected a whole number, at least {low}, got {text!r}")
+        if not low <= value <= high:
+            got = repr(text) if len(text) < 40 else f"{text[:36]!r}..."
+            raise argparse.ArgumentTypeError(f"expected a whole number from {low} to {high:,}, got {got}")
         return value
 
     return whole_number
@@ -294,7 +300,9 @@ def _compare(parser, options):
 
     from .lab import backend, console
     from .lab.arms import ARMS
+    from .lab.checkpoints import CheckpointError
     from .lab.experiment import ExperimentError, Settings, check_folder
+    from .lab.locks import Held
     from .lab.worlds import DataError, load_world
 
     named = ARMS if options.arms is None else ",".join(options.arms).replace(",", " ").split()
@@ -319,13 +327,17 @@ def _compare(parser, options):
         backend.use(options.backend)  # here first: if it has to be compiled, then once and not by every worker
         if options.out:
             check_folder(options.out, options.resume)
-        return console.compare(load_world(options.world), settings, options, command)
-    except (DataError, ExperimentError) as error:
+        try:
+            world = load_world(options.world)
+        except FileNotFoundError as error:
+            if error.filename is None:  # it is --world itself
+                parser.error(f"{error}{_suggest(options.world, ['synthetic'])}")
+            raise
+        return console.compare(world, settings, options, command)
+    except (DataError, ExperimentError, CheckpointError, Held) as error:
         parser.error(str(error))
     except ImportError as error:
         parser.error(f"--backend {options.backend}: {str(error).splitlines()[0]}")
-    except FileNotFoundError as error:
-        parser.error(f"{error}{_suggest(options.world, ['synthetic'])}")
     except OSError as error:  # a path that is missing, not readable, no folder, ...
         parser.error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
 

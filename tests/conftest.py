@@ -3,6 +3,8 @@ sanitizer; what a law runs over."""
 
 import functools
 import importlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ for name, examples in (("ci", 60), ("few", 8), ("thorough", 10_000)):  # whateve
     settings.register_profile(name, max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ci")
 
+ROOT = Path(__file__).parents[1]
 AMAZON = Path(__file__).parents[2] / "shared" / "data" / "amazon_industrial"
 
 
@@ -22,6 +25,20 @@ def amazon():
     if not AMAZON.is_dir():
         pytest.skip(f"no real interactions at {AMAZON}")
     return AMAZON
+
+
+@pytest.fixture(scope="session")
+def mypy(tmp_path_factory):
+    """Runs mypy as pyproject.toml sets it up: the exit code, and what it said."""
+    pytest.importorskip("mypy", reason="types are checked where mypy is: pip install -e '.[lint]'")
+    command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml")]
+    command += ["--cache-dir", str(tmp_path_factory.mktemp("mypy"))]  # torch is read once
+
+    def run(*arguments, cwd=ROOT):
+        result = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, check=False)
+        return result.returncode, result.stdout + result.stderr
+
+    return run
 
 
 def pytest_collection_modifyitems(items):

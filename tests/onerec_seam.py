@@ -316,7 +316,7 @@ def check_pairs(run, weights, branch_point):
     from recipe.onerec.onerec_recipe import compute_score
 
     tokenizer = run.trainer.tokenizer
-    seen = {kind: 0 for kind in KINDS}
+    seen = dict.fromkeys(KINDS, 0)
     for sampled, update in zip(run.workers.sampled, run.workers.updates):
         groups = {}
         for row, prompt in enumerate(sampled.batch["prompts"].tolist()):
@@ -436,8 +436,9 @@ def check_logs(plain, ours, width):
 
 
 def check_refusals(root, given):
-    from recast_ref.trainers.onerec import ReCastTrainer
     from verl.trainer.ppo.core_algos import agg_loss
+
+    from recast_ref.trainers.onerec import ReCastTrainer
 
     def refusal(*overrides):
         try:

@@ -21,7 +21,12 @@ README = Path(__file__).parents[1] / "README.md"
 
 def run(*arguments, cwd=None):
     return subprocess.run(
-        [sys.executable, "-m", "recast_ref", *arguments], capture_output=True, text=True, cwd=cwd, timeout=1800
+        [sys.executable, "-m", "recast_ref", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=1800,
+        check=False,
     )
 
 
@@ -31,8 +36,15 @@ def run(*arguments, cwd=None):
         ([], "{compare,study,explain,check,bench,info}"),
         (["compar"], "invalid choice: 'compar'"),
         (["compare", "--seed", "3"], "unknown argument --seed (did you mean --seeds?)"),
-        (["compare", "--seeds", "0"], "--seeds: expected a whole number, at least 1, got '0'"),
-        (["compare", "--group-size", "1"], "--group-size: expected a whole number, at least 2, got '1'"),
+        (["compare", "--seeds", "0"], "--seeds: expected a whole number from 1 to 1,000, got '0'"),
+        (["compare", "--group-size", "1"], "--group-size: expected a whole number from 2 to 1,024, got '1'"),
+        (
+            ["compare", "--group-size", "100000000"],
+            "--group-size: expected a whole number from 2 to 1,024, got '100000000'",
+        ),
+        (["compare", "--group-size", "9" * 5000], "--group-size: expected a whole number from 2 to 1,024, got '999"),
+        (["compare", "--world", "no\nplace"], r"no world at 'no\\nplace'"),
+        (["compare", "--out", "/proc/no/such"], "recast-ref: /proc/no/such: No such file or directory\n"),
         (["compare", "--arms", "grop"], "no arm grop (did you mean grpo?)"),
         (["compare", "--arms", "grpo,sftt", "recast"], "no arm sftt (did you mean sft?)"),
         (["compare", "--arms", ","], "--arms: expected some of grpo recast"),
@@ -77,18 +89,19 @@ def test_info():
 def test_explain_is_the_readme_example():
     result = run("explain")
     assert result.returncode == 0 and result.stdout == explain() + "\n"
-    assert explain() in README.read_text(encoding="utf-8")
+    shown = re.search(r"^```text\n(.*?)```", README.read_text(encoding="utf-8"), re.M | re.S)[1]
+    assert len(shown) > 1000 and explain().startswith(shown)
 
 
 def test_compare_from_files_to_report(tmp_path):
     rng = np.random.default_rng(0)
     lines = ["user_id:token\titem_id:token\ttimestamp:float"]
     lines += [f"u{u}\ti{i}\t{t}" for u in range(80) for t, i in enumerate(rng.integers(120, size=8))]
-    (tmp_path / "toy.inter").write_text("\n".join(lines))
+    (tmp_path / "toy[bold red]x.inter").write_text("\n".join(lines) + "\n")
     command = [
         "compare",
         "--world",
-        "toy.inter",
+        "toy[bold red]x.inter",
         "--quick",
         "--group-size",
         "4",
@@ -100,7 +113,8 @@ def test_compare_from_files_to_report(tmp_path):
     ]
     result = run(*command, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    out = tmp_path / "runs" / "toy-g4-quick"
+    assert result.stdout.count("toy[bold red]x: ") == 2  # before the table and above it
+    out = tmp_path / "runs" / "toy[bold red]x-g4-quick"
     results = json.loads((out / "results.json").read_text())
     assert list(results["arms"]) == ["grpo", "recast", "sft"]
     for name in ("popular", "base", *results["arms"]):
@@ -166,4 +180,5 @@ def test_the_core_needs_torch_and_numpy_only():
         "import sys, recast_ref, recast_ref.reference, recast_ref.cli, recast_ref.explain;"
         "print([m for m in ('rich', 'matplotlib', 'jinja2', 'sklearn', 'scipy', 'hypothesis') if m in sys.modules])"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

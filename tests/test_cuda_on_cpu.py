@@ -22,13 +22,13 @@ from recast_ref import _library as library
 HERE = Path(__file__).parent
 COMPILER = os.environ.get("CXX", "c++")
 RUNTIMES = {"thread": "libtsan.so", "address": "libasan.so"}  # of -fsanitize=
-LAWS = ["test_fast.py", "test_losses.py", "test_selection.py"]
+LAWS = ["test_anchors.py", "test_fast.py", "test_losses.py", "test_selection.py"]
 needs_compiler = pytest.mark.skipif(not shutil.which(COMPILER), reason="no C++ compiler")
 
 
 def run(command):
     command = [str(part) for part in command]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=1800)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
     assert result.returncode == 0, f"{shlex.join(command)}\n{result.stdout[-4000:]}{result.stderr[-4000:]}"
     return result.stdout
 
@@ -61,28 +61,35 @@ def path_of(library):
     return run([COMPILER, f"-print-file-name={library}"]).strip()
 
 
+def why_not(sanitizer):
+    """Why ``-fsanitize=`` cannot say this here, in words; ``None`` where it can."""
+    if "Free Software Foundation" not in run([COMPILER, "--version"]):
+        return f"{COMPILER} is not gcc, and what another one's sanitizers are told is not known"
+    path = Path(path_of(RUNTIMES[sanitizer]))
+    if not path.is_absolute() or path.read_bytes()[:4] != b"\x7fELF":
+        return f"{COMPILER} has no {path.name} here"
+    in_order = ["setarch", "-R", "true"]
+    if not shutil.which("setarch") or subprocess.run(in_order, capture_output=True, check=False).returncode:
+        return "addresses cannot be laid out in order here (setarch -R), which the sanitizers need"
+    return None
+
+
 @pytest.fixture
 def sanitizer(request):
     """What ``-fsanitize=`` is to say, or ``None``; skips where it, or what it needs, is not to be had."""
-    if request.param:
-        if "Free Software Foundation" not in run([COMPILER, "--version"]):
-            pytest.skip(f"{COMPILER} is not gcc, and what another one's sanitizers are told is not known")
-        path = Path(path_of(RUNTIMES[request.param]))
-        if not path.is_absolute() or path.read_bytes()[:4] != b"\x7fELF":
-            pytest.skip(f"{COMPILER} has no {path.name} here")
-        if not shutil.which("setarch") or subprocess.run(["setarch", "-R", "true"], capture_output=True).returncode:
-            pytest.skip("addresses cannot be laid out in order here (setarch -R), which the sanitizers need")
+    if request.param and why_not(request.param):
+        pytest.skip(why_not(request.param))
     return request.param
 
 
 def watched(sanitizer, command, log, **environment):
     """The exit code, what was printed, and what the sanitizer said."""
     options = f"log_path={log} detect_leaks=0 report_signal_unsafe=0"
-    environment = {**environment, "TSAN_OPTIONS": options, "ASAN_OPTIONS": options}
+    environment |= {"TSAN_OPTIONS": options, "ASAN_OPTIONS": options, "UBSAN_OPTIONS": options}
     command = ["env", *(f"{name}={value}" for name, value in environment.items()), *command]
     if sanitizer:
         command = ["setarch", "-R", *command]
-    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=1800)
+    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=1800, check=False)
     said = "".join(path.read_text() for path in log.parent.glob(f"{log.name}.*"))
     return result.returncode, result.stdout + result.stderr, said
 

@@ -138,6 +138,10 @@ def test_nothing_waits_for_the_device(generator):
         rewards, scores = fast.hit_rewards(*groups[:2]), fast.structural_scores(*groups[:2])
         fast.recast(rewards, scores, tie_break=groups[2])
         fast.group_advantages(rewards)
+        fast.hybrid(rewards, scores, tie_break=groups[2])
+        near = fast.nearness(*groups[:2])
+        fast.choose_anchor(groups[1], near, near)
+        fast.anchor_weights(-groups[2][:, 0])
         for inplace in (False, True):
             leaf = logits.clone().requires_grad_()
             torch.autograd.grad(fast.logits_loss(leaf, *rest, inplace_backward=inplace).loss, leaf)
@@ -241,11 +245,13 @@ def test_two_devices_are_refused(generator):
             "rewards: expected values whose differences",
         ),
         ("fast.contrast(z, z, tie_break=torch.full((1, 2), math.nan, device='cuda'))", "tie_break: expected values"),
+        ("fast.choose_anchor(z.long()[..., None], z * math.nan)", "values: expected values that can be ranked"),
+        ("fast.anchor_weights(z[0] - math.inf)", "logps: expected finite values"),
         ("fast.token_logps(torch.zeros(1, 2, 5, device='cuda'), z.long() + 5)", "tokens: expected values in [0, V)"),
         ("fast.policy_loss(z, z, z[:, 0], z + 2)", "mask: expected only 0 and 1"),
     ],
 )
 def test_a_bad_value_stops_the_kernel_and_says_why(call, words):
     code = f"import math, torch; from recast_ref import fast; z = torch.zeros(1, 2, device='cuda'); {call}; torch.cuda.synchronize()"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=1800)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=1800, check=False)
     assert result.returncode and words in result.stderr and "device-side assert" in result.stderr

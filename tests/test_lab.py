@@ -5,9 +5,14 @@ import io
 import itertools
 import json
 import os
+import re
+import resource
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from rich.console import Console
 
-from recast_ref.lab import checkpoints, experiment, regimes, report, summary, training
+from recast_ref.lab import checkpoints, experiment, locks, regimes, report, summary, training
 from recast_ref.lab import console as terminal
 from recast_ref.lab.arms import ARMS, place_anchor, score
 from recast_ref.lab.audit import audit, segments
@@ -28,7 +33,7 @@ from recast_ref.lab.rollouts import beam, sample
 from recast_ref.lab.semantic_ids import Trie, collisions, residual_kmeans
 from recast_ref.lab.worlds import Pairs, World, as_sids, split_last
 
-TINY = dict(prompts=64, batch=16, valid_prompts=16, test_prompts=32, group_size=4)
+TINY = {"prompts": 64, "batch": 16, "valid_prompts": 16, "test_prompts": 32, "group_size": 4}
 
 
 def tiny_world(levels=3):
@@ -376,6 +381,146 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["file.json"]
 
 
+OF = {"job": "sft", "seed": 0, "run": "0123"}
+
+
+@given(st.data())
+def test_a_damaged_checkpoint_is_named_and_refused(data):
+    """A byte changed anywhere, or the end cut off, or something added: never other numbers."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "sft-0.pt"
+        state = {"weights": torch.arange(9.0), "curve": [{"step": 0, "kl": None}]}
+        checkpoints.save(path, state, OF)
+        found = checkpoints.load(path, OF)
+        assert torch.equal(found["weights"], state["weights"]) and found["curve"] == state["curve"]
+        good = path.read_bytes()
+        at = data.draw(st.integers(0, len(good) - 1))
+        change = data.draw(st.sampled_from(["flip", "cut", "add"]))
+        bad = {
+            "flip": good[:at] + bytes([good[at] ^ data.draw(st.integers(1, 255))]) + good[at + 1 :],
+            "cut": good[:at],
+            "add": good + good[at:],
+        }[change]
+        path.write_bytes(bad)
+        with pytest.raises(
+            checkpoints.CheckpointError, match=r"sft-0.pt is damaged .*: delete it, and --resume"
+        ) as caught:
+            checkpoints.load(path, OF)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name, other", [("job", "recast"), ("seed", 1), ("run", "4567")])
+def test_a_checkpoint_of_another_is_named_and_refused(tmp_path, name, other):
+    checkpoints.save(tmp_path / "sft-0.pt", {}, {**OF, name: other})
+    with pytest.raises(
+        checkpoints.CheckpointError, match=f"sft-0.pt is of another run .{name} = {other}, not {OF[name]}"
+    ):
+        checkpoints.load(tmp_path / "sft-0.pt", OF)
+
+
+def test_a_checkpoint_of_an_older_version_is_refused(tmp_path):
+    torch.save({"policy": {}}, tmp_path / "base-0.pt")
+    with pytest.raises(checkpoints.CheckpointError, match="base-0.pt is damaged or of another version"):
+        checkpoints.load(tmp_path / "base-0.pt", OF)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"3", b"\xff\xfe{}", b"[" * 50_000, b'{"a": ' + b"9" * 5000 + b"}"]
+)
+def test_a_damaged_json_file_is_named_and_refused(tmp_path, content):
+    (tmp_path / "run.json").write_bytes(content)
+    with pytest.raises(checkpoints.CheckpointError, match="run.json is damaged"):
+        checkpoints.load_json(tmp_path / "run.json")
+
+
+@pytest.mark.parametrize("change", [lambda r: r.pop("settings"), lambda r: r.update(world=3)])
+def test_a_run_file_with_a_part_missing_is_named_and_refused(world, tmp_path, change):
+    settings = experiment.Settings(**TINY)
+    identity = training.identity(world, settings)
+    change(identity)
+    checkpoints.save_json(tmp_path / "run.json", identity)
+    with pytest.raises(checkpoints.CheckpointError, match="run.json is damaged, it has no"):
+        experiment.compare(world, settings, tmp_path, resume=True)
+
+
+def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path):
+    """Under a limit on the size of a file, which is an error of the same kind as a disk without room."""
+    checkpoints.save(tmp_path / "sft-0.pt", {"step": 1}, OF)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large: .*sft-0.pt'"):
+            checkpoints.save(tmp_path / "sft-0.pt", {"weights": torch.zeros(1_000_000)}, OF)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert checkpoints.load(tmp_path / "sft-0.pt", OF) == {"step": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["sft-0.pt"]
+
+
+def test_resume_refuses_a_damaged_or_swapped_checkpoint(world, tmp_path):
+    """Through the worker processes; and once the file is deleted, to the results that there were."""
+    settings = experiment.Settings(**TINY, seeds=1, arms=("recast", "sft"))
+    results = experiment.compare(world, settings, tmp_path)
+    folder = tmp_path / "checkpoints"
+    base = folder / "base-0.pt"
+    kept = base.read_bytes()
+    base.write_bytes(kept[:-3000] + bytes([kept[-3000] ^ 1]) + kept[-2999:])
+    with pytest.raises(checkpoints.CheckpointError, match="base-0.pt is damaged"):
+        experiment.compare(world, settings, tmp_path, resume=True)
+    base.unlink()
+    (folder / "sft-0.pt").write_bytes((folder / "recast-0.pt").read_bytes())
+    with pytest.raises(checkpoints.CheckpointError, match="sft-0.pt is of another run .job = recast, not sft"):
+        experiment.compare(world, settings, tmp_path, resume=True)
+    (folder / "sft-0.pt").unlink()
+    assert without_timings(experiment.compare(world, settings, tmp_path, resume=True)) == without_timings(results)
+
+
+# ---- one run at a time
+
+
+def test_a_folder_is_held_once_and_says_by_whom(tmp_path):
+    with locks.hold(tmp_path / "out"):
+        words = f"out is in use by process {os.getpid()} on {socket.gethostname()} since 2"
+        with pytest.raises(locks.Held, match=words), locks.hold(tmp_path / "out"):
+            pass
+        with pytest.raises(locks.Held, match=words):  # it is still held
+            locks.hold(tmp_path / "out").__enter__()
+    with locks.hold(tmp_path / "out"):
+        pass
+
+
+def test_a_killed_holder_lets_go_and_what_it_left_is_no_run(world, tmp_path):
+    code = f"""
+import os, signal
+from recast_ref.lab import checkpoints, locks
+
+def write(file):
+    file.write(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+with locks.hold({str(tmp_path)!r}):
+    checkpoints.replace({str(tmp_path / "run.json")!r}, write)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 2  # the lock and half a run.json
+    experiment.check_folder(tmp_path, resume=False)
+    with locks.hold(tmp_path):
+        assert [p.name for p in tmp_path.iterdir()] == [locks.NAME]
+
+
+def test_simultaneous_runs_in_one_folder(tmp_path):
+    """One does the work. The others are told who does, or come when it is done."""
+    assert run_script(tmp_path / "out").wait(timeout=1800) == 0
+    before = json.loads((tmp_path / "out" / "results.json").read_text())
+    started = [run_script(tmp_path / "out", resume=True, stderr=subprocess.PIPE) for _ in range(4)]
+    errors = [(process.communicate(timeout=1800)[1].decode(), process.returncode) for process in started]
+    assert any(code == 0 for _, code in errors)
+    for text, code in errors:
+        assert code == 0 or re.search("Held: --out .* is in use by process [0-9]+ on ", text), text
+    assert without_timings(json.loads((tmp_path / "out" / "results.json").read_text())) == without_timings(before)
+    assert not list(tmp_path.rglob("*.half"))
+
+
 def without_timings(record):
     """All that must be the same again: everything but what a clock measured."""
     if isinstance(record, dict):
@@ -429,9 +574,9 @@ compare(tiny_world(), settings, {out!r}, resume={resume}, on_progress=on_progres
 """
 
 
-def run_script(out, resume=False, most=8):  # two bases and six arms
+def run_script(out, resume=False, most=8, **options):  # two bases and six arms
     script = SCRIPT.format(tests=os.path.dirname(__file__), out=str(out), resume=resume, most=most)
-    return subprocess.Popen([sys.executable, "-c", script])
+    return subprocess.Popen([sys.executable, "-c", script], **options)
 
 
 def test_a_killed_experiment_resumes_to_the_same_results(tmp_path):
@@ -536,17 +681,17 @@ def synthetic_results(arms, **final):
     """Results as ``compare`` returns them, with a window in which nothing was learned."""
     curve = [
         {"step": step, "rollouts": 8 * step, "regimes": {"all_zero": 0.9, "single_hit": 0.1, "multi_hit": 0.0}, "grad_norm": norm,
-         **{name: 0.1 * (step + 1) for name in METRICS}}
+         **dict.fromkeys(METRICS, 0.1 * (step + 1))}
         for step, norm in ((0, None), (2, 0.5), (4, None))
     ]  # fmt: skip
     done = {**curve[-1], "actor_update_seconds": 0.2, "peak_update_bytes": 3_000_000, "skipped_groups": 5, **final}
     records = {arm: {"0": {"final": done, "curve": curve, "audit": None}} for arm in arms}
-    cells = [{"layout": l, "update": u, "responses": r, "seconds": s, "peak_bytes": b}
-             for l in ("one sequence per response", "shared prompt") for u, r, s, b in (("group", 8, 4.0, 80), ("pair", 2, 1.0, 20))]  # fmt: skip
+    cells = [{"layout": layout, "update": u, "responses": r, "seconds": s, "peak_bytes": b}
+             for layout in ("one sequence per response", "shared prompt") for u, r, s, b in (("group", 8, 4.0, 80), ("pair", 2, 1.0, 20))]  # fmt: skip
     return {
         "settings": {"group_size": 8, "seeds": 1, "batch": 4, "test_prompts": None}, "training": {}, "versions": {}, "cost": cells, "arms": records,
         "world": {"name": "w", "description": "d", "notes": [], "base_pairs": 1, "rl_prompts": 10},
-        "base": {"0": {"final": {name: 0.05 for name in summary.QUALITY}}}, "matched_budget": summary.matched_budget(records),
+        "base": {"0": {"final": dict.fromkeys(summary.QUALITY, 0.05)}}, "matched_budget": summary.matched_budget(records),
     }  # fmt: skip
 
 

@@ -2,12 +2,14 @@
 
 import csv
 import itertools
+import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,10 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from recast_ref import reference
+from recast_ref import cli, reference
 from recast_ref.lab import arms as lab
-from recast_ref.lab import checkpoints, regimes
+from recast_ref.lab import checkpoints, locks, regimes
 from recast_ref.lab.experiment import ExperimentError
+from recast_ref.lab.reading import DataError
 from recast_ref.lab.semantic_ids import Trie
 from recast_ref.lab.study import (
     answers,
@@ -28,6 +31,7 @@ from recast_ref.lab.study import (
     bases,
     bootstrap,
     cells,
+    findings,
     matching,
     outcomes,
     report,
@@ -120,7 +124,7 @@ def test_real_interactions_with_wrong_labels(tmp_path):
     lines = ["user_id:token\titem_id:token\ttimestamp:float"]
     lines += [f"u{u}\ti{i}\t{t}" for u in range(80) for t, i in enumerate(rng.integers(120, size=8))]
     path = tmp_path / "toy.inter"
-    path.write_text("\n".join(lines))
+    path.write_text("\n".join(lines) + "\n")
     clean, wrong = worlds.make(str(path)), worlds.make(f"{path}+wrong-50")
     assert torch.equal(clean.rl.wanted, wrong.rl.wanted) and torch.equal(clean.test.shown, wrong.test.shown)
     assert 0.3 < (clean.rl.shown != wrong.rl.shown).any(dim=-1).float().mean() < 0.7
@@ -161,9 +165,7 @@ def test_a_set_never_names_an_sid_twice_and_its_answers_sum_to_one(sets):
     torch.testing.assert_close(logps.sum(dim=-1).exp().sum(dim=1), torch.ones(2))
     drawn = sets.sample(PROMPT, 200, torch.Generator().manual_seed(0))
     assert {tuple(r) for r in drawn.flatten(0, 1).tolist()} <= set(map(tuple, every))
-    best = responses[0][
-        logps[:, :, 0].argmax(dim=1), :1
-    ]  # the first code of the greedy answer is the likeliest first code
+    best = responses[0][logps[:, :, 0].argmax(dim=1), :1]  # the greedy answer begins with the likeliest first code
     assert torch.equal(sets.sample(PROMPT, 1)[:, 0, :1], best)
     repeated = torch.tensor([[[0, 0, 1, 0, 0, 0]]]).expand(2, -1, -1)
     assert sets.logps(PROMPT, repeated).sum(dim=-1).isneginf().all()
@@ -404,19 +406,13 @@ def seed_points(arm, values):
 @pytest.mark.parametrize(
     "theirs, mine, expected",
     [
-        (
-            [[0.1, 0.2, 0.3, 0.2]],
-            [[0.1, 0.3, 0.2]],
-            (1 / 3, None, None),
-        ),  # the best, not the last; the first that is as good
+        # The best, not the last; the first that is as good.
+        ([[0.1, 0.2, 0.3, 0.2]], [[0.1, 0.3, 0.2]], (1 / 3, None, None)),
         ([[0.1, 0.2, 0.3, 0.2]], [[0.1, 0.2, 0.2]], (math.inf, None, None)),
         ([[0.3, 0.2]], [[0.1, 0.2, 0.2]], (math.nan, None, None)),  # GRPO never beats the base
         ([[0.1, 0.3, 0.5]] * 2, [[0.1, 0.6, 0.2]] * 2, (0.5, 0.5, 0.5)),  # seeds that agree
-        (
-            [[0.1, 0.3, 0.5]] * 2,
-            [[0.1, 0.6, 0.6], [0.1, 0.2, 0.9]],
-            (1.0, 0.5, 1.0),
-        ),  # of the mean curve: 0.4, then 0.75
+        # Of the mean curve: 0.4, then 0.75.
+        ([[0.1, 0.3, 0.5]] * 2, [[0.1, 0.6, 0.6], [0.1, 0.2, 0.9]], (1.0, 0.5, 1.0)),
     ],
 )
 def test_matched_budget_by_hand(theirs, mine, expected):
@@ -508,7 +504,7 @@ PARTS = {
 def study(folder, out, resume=False, most=-1):
     path = folder / f"study-{out.name}-{resume}.py"
     path.write_text(SCRIPT.format(tests=os.path.dirname(__file__), out=str(out), resume=resume, most=most))
-    return subprocess.run([sys.executable, str(path)], timeout=1800).returncode
+    return subprocess.run([sys.executable, str(path)], timeout=1800, check=False).returncode
 
 
 def without_clock(path):
@@ -524,7 +520,7 @@ def finished(tmp_path_factory):
     assert study(folder, killed, most=9) == -signal.SIGKILL
     before = {path.name: path.stat().st_mtime_ns for path in (killed / "cells").glob("*.pt")}
     assert before and not (killed / "study.csv").exists()
-    (killed / "cells" / ".half.pt").write_bytes(b"half")
+    (killed / "cells" / ".run.pt.x.half").write_bytes(b"half")
     assert study(folder, killed, resume=True) == 0
     return whole, killed, before
 
@@ -534,7 +530,7 @@ def test_a_killed_study_goes_on_to_the_same_numbers_and_does_nothing_twice(finis
     assert without_clock(whole / "study.csv") == without_clock(killed / "study.csv")
     after = {path.name: path.stat().st_mtime_ns for path in (killed / "cells").glob("*.pt")}
     assert before.items() <= after.items() and len(after) > len(before)
-    assert not (killed / "cells" / ".half.pt").exists()
+    assert not list(killed.rglob("*.half"))
 
 
 def test_the_report_is_a_function_of_the_csv(finished, tmp_path):
@@ -554,6 +550,49 @@ def test_the_csv_is_read_as_it_was_written(finished, tmp_path):
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="not a study.csv of this version, it has no column parts"):
         table.read(tmp_path / "other.csv")
+
+
+def test_files_of_several_evenings_make_one(finished, tmp_path, capsys):
+    """Of a cell that two files have, the first's rows count, and no row is lost or there twice."""
+    rows = table.read(finished[0] / "study.csv")
+    first = [{**row, "learning_rate": 7.0} for row in rows if row["arm"] in ("grpo", "popular")]
+    merged = table.merge([first, rows])
+    key = [sorted(map(str, row.items())) for row in merged]
+    assert sorted(key) == sorted(
+        sorted(map(str, row.items()))
+        for row in [*first, *(row for row in rows if row["arm"] not in ("grpo", "popular"))]
+    )
+    for name, part in (("monday", first), ("tuesday", rows)):
+        (tmp_path / name).mkdir()
+        table.save(tmp_path / name / "study.csv", part)
+    folders = [str(tmp_path / "monday"), str(tmp_path / "tuesday")]
+    assert cli.main(["study", "--report", *folders, "--out", str(tmp_path / "both")]) == 0
+    assert table.read(tmp_path / "both" / "study.csv") == merged and (tmp_path / "both" / "study.md").exists()
+    with pytest.raises(SystemExit):
+        cli.main(["study", "--report", *folders])
+    assert "--report of several folders needs --out DIR" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda text: text[:-1], "the file ends inside this line"),
+        (lambda text: text.replace("popular,", "popular,,", 1), ":2: expected "),
+        (lambda text: text.replace(",8,", ",eight,", 1), ":2: expected a number: "),
+        (lambda text: text.replace("popular", '"popular', 1), "not a readable CSV file"),
+        (lambda text: text.replace("popular", "popul\udce4r", 1), ":2: not UTF-8 text"),
+    ],
+)
+def test_a_damaged_csv_of_a_study_is_named(tmp_path, change, words):
+    path = tmp_path / "study.csv"
+    table.save(
+        path, [{"parts": "map", "kind": "run", "world": "sparse", "arm": "popular", "group_size": 8, "curve": ""}]
+    )
+    assert table.read(path)[0]["group_size"] == 8
+    path.write_bytes(change(path.read_text()).encode(errors="surrogateescape"))
+    with pytest.raises(DataError, match=re.escape(str(path))) as caught:
+        table.read(path)
+    assert words in str(caught.value)
 
 
 def test_the_rows_of_a_study(finished):
@@ -605,7 +644,78 @@ def test_two_worlds_of_one_name_are_told_apart(tmp_path):
     results = running.Results(tmp_path, SCALE)
     run = cells.Run(cells.Cell("a/toys", "94", "sft"), 0, 1e-3)
     twin = cells.Run(cells.Cell("b/toys", "94", "sft"), 0, 1e-3)
-    checkpoints.save(results.path(run), {"run": asdict(run), "failed": "?"})
+    results.save(run, {"failed": "?"})
     assert results.score(run) == -1
-    with pytest.raises(ExperimentError, match="is of another run"):
+    with pytest.raises(checkpoints.CheckpointError, match="is of another run .world = a/toys, not b/toys"):
         results.score(twin)
+    base = running.Base.of(run)
+    results.save_base(base, {"failed": "?"})
+    with pytest.raises(checkpoints.CheckpointError, match="is of another run .world = a/toys, not b/toys"):
+        results.load_base(running.Base.of(twin))
+    with pytest.raises(ExperimentError, match="a/toys and b/toys would have the same files: rename one of the worlds"):
+        running.run_cells([run.cell, twin.cell], SCALE, tmp_path / "study")
+
+
+def test_a_damaged_file_of_a_study_is_named_and_refused(tmp_path):
+    results = running.Results(tmp_path, SCALE)
+    run = cells.Run(cells.Cell("sparse", "94", "sft"), 0, 1e-3)
+    base = running.Base.of(run)
+    for path, save, load in (
+        (results.path(run), lambda: results.save(run, {"failed": "?"}), lambda: results.load(run)),
+        (results.base_path(base), lambda: results.save_base(base, {"failed": "?"}), lambda: results.load_base(base)),
+    ):
+        save()
+        assert load() == {"failed": "?"}
+        good = path.read_bytes()
+        path.write_bytes(good[:-9] + bytes([good[-9] ^ 4]) + good[-8:])
+        with pytest.raises(checkpoints.CheckpointError, match=re.escape(f"{path} is damaged")):
+            load()
+    other = running.Results(tmp_path / "other", replace(SCALE, prompts=64))
+    results.save(run, {"failed": "?"})
+    other.runs.mkdir(parents=True)
+    other.path(run).write_bytes(results.path(run).read_bytes())
+    with pytest.raises(checkpoints.CheckpointError, match="is of another run .study = "):
+        other.load(run)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "study.json").write_bytes(b"")
+    with pytest.raises(checkpoints.CheckpointError, match="study.json is damaged"):
+        running.run_cells([], SCALE, tmp_path / "broken", resume=True)
+
+
+def test_one_study_at_a_time(tmp_path):
+    running.run_cells([], SCALE, tmp_path / "out")
+    with locks.hold(tmp_path / "out"), pytest.raises(locks.Held, match="out is in use by process"):
+        running.run_cells([], SCALE, tmp_path / "out", resume=True)
+
+
+# ---- what users read
+
+
+COMMITTED = Path(__file__).parents[1] / "tutorials" / "study"
+
+
+@pytest.fixture(scope="module")
+def found():
+    return table.read(COMMITTED / "study.csv")
+
+
+def test_the_tables_of_the_readme_are_those_of_the_study(found):
+    readme = (COMMITTED.parents[1] / "README.md").read_text()
+    run = json.loads((COMMITTED.parent / "saved" / "amazon_industrial-g32.json").read_text())
+    for made in (findings.decisions(found), findings.claims(found, run)):
+        assert made.rows and "\n".join(report.markdown(made, "---")) in readme
+
+
+def test_the_report_that_is_committed_is_that_of_its_csv(found, tmp_path):
+    report.write(found, tmp_path)
+    assert (tmp_path / "study.md").read_text() == (COMMITTED / "study.md").read_text()
+    assert {path.name for path in tmp_path.iterdir()} | {"study.csv"} == {path.name for path in COMMITTED.iterdir()}
+
+
+def test_an_arm_is_said_to_lead_or_to_lose_only_where_the_interval_excludes_0(found):
+    for decision in findings.DECISIONS:
+        for seen in decision.evidence:
+            row = findings.difference(found, seen)
+            if row:
+                low, high = row[f"{seen.metric} low"], row[f"{seen.metric} high"]
+                assert (1 if low > 0 else -1 if high < 0 else 0) == seen.sign, (decision.see, seen)

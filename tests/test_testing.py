@@ -1,18 +1,27 @@
 """The test kit itself: its strategies reach every corner, each law bites, both paths keep them, and what a user sees."""
 
+import collections
 import functools
 import math
+import os
+import pathlib
+import random
 import re
+import signal
 import subprocess
 import sys
+import time
+import unittest
 
 import hypothesis
+import misbehaving
+import numpy as np
 import pytest
 import torch
 
-from recast_ref import fast, reference, testing
+from recast_ref import _apart, fast, reference, testing
 from recast_ref.cli import main
-from recast_ref.testing import examples, loops
+from recast_ref.testing import examples, loops, state, strategies
 from recast_ref.testing.checking import standard
 
 # ---- the strategies
@@ -125,6 +134,42 @@ def test_groups_with_equal_rewards_are_common():
 )
 def test_sids_reach(wanted):
     assert reached(testing.sid_groups(), wanted[1])
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    {
+        "a padded target": lambda a: padding(a).any() and not padding(a).all(),
+        "no target": lambda a: padding(a).all() and len(a.targets),
+        "padding of the largest value": lambda a: (
+            not padding(a).all() and a.values[0].argmax() == 1 and padding(a)[0].tolist() == [False, True]
+        ),
+        "a tie of values": lambda a: tied(a.values) and not padding(a).any(),
+        "a tie of keys": lambda a: tied(a.values) and tied(a.tie_break) and not padding(a).any(),
+        "an infinite value": lambda a: a.values.isinf().any(),
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_anchors_reach(wanted):
+    assert reached(strategies.anchors(), wanted[1])
+
+
+def padding(x):
+    return (x.targets < 0).any(-1)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    {
+        "equal": lambda x: len(x) > 1 and len(set(x.tolist())) == 1,
+        "of one size": lambda x: len(x) > 2 and 0 < x.max() - x.min() < 5,
+        "far apart": lambda x: len(x) > 1 and x.min() < -1e30 and x.max() > -5,
+        "one certain": lambda x: (x == 0).any(),
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_anchor_logps_reach(wanted):
+    assert reached(strategies.anchor_logps(), wanted[1])
 
 
 def gap(x):
@@ -246,6 +291,11 @@ def leaking(logps, old_logps, advantages, mask):
     return (logps * advantages.sum()).sum() + old_logps.sum() * 0.5
 
 
+def meaned(weights):
+    """What was cut off is given to the others."""
+    return weights / weights.mean()
+
+
 def raises(rewards, scores):
     raise RuntimeError("boom\nmore")
 
@@ -330,6 +380,35 @@ BROKEN = {  # law -> a variant of some kind that breaks it
         altered("hit_rewards", lambda r, given: r * (given["predictions"] != 0).all(-1).any(-1)),
     ),
     "ten_times_a_code": ("structural_scores", altered("structural_scores", lambda u, given: u.sqrt())),
+    "whole_group_with_a_hit": ("hybrid", lambda rewards, scores: reference.Hybrid(*reference.recast(rewards, scores))),
+    "anchor_against_one": ("hybrid", lambda rewards, scores: reference.hybrid(rewards, scores, negative_weight=1.0)),
+    "skipped": ("hybrid", lambda rewards, scores, repairable=None: reference.hybrid(rewards, scores)),
+    "largest_value": ("choose_anchor", lambda targets, values: reference.choose_anchor(targets.clamp(min=0), values)),
+    "padding_has_no_influence": ("choose_anchor", lambda targets, values: values.argmax(dim=1)),
+    "targets_apart": ("nearness", altered("nearness", lambda n, given: n - n.mean(dim=1, keepdim=True))),
+    "whoever_names_it": (
+        "nearness",
+        lambda predictions, targets: reference.nearness(predictions[:, :1], targets),
+    ),
+    "named_is_nearest": (
+        "nearness",
+        lambda predictions, targets: reference.nearness(predictions, targets.clamp(min=0)),
+    ),
+    "bounded": ("anchor_weights", altered("anchor_weights", lambda w, given: w * 2)),
+    "mean_is_one": ("anchor_weights", lambda logps: (logps.detach() / 2).softmax(dim=0)),
+    "likelier_weighs_more": ("anchor_weights", lambda logps: reference.anchor_weights(-logps)),
+    "power_of_p": ("anchor_weights", lambda logps: reference.anchor_weights(logps, alpha=1.0)),
+    "nothing_at_alpha_0": (
+        "anchor_weights",
+        lambda logps, alpha=0.5: reference.anchor_weights(logps, max(alpha, 0.1)),
+    ),
+    "shift_of_logps": ("anchor_weights", lambda logps: (logps.detach() / 2).exp()),
+    "cut_alone": (
+        "anchor_weights",
+        lambda logps, largest=4.0: meaned(reference.anchor_weights(logps, largest=largest)),
+    ),
+    "batch_order": ("anchor_weights", altered("anchor_weights", lambda w, given: w / torch.arange(1.0, len(w) + 1))),
+    "none_or_one": ("anchor_weights", lambda logps: (logps.detach() / 2).exp()),
 }
 
 
@@ -448,7 +527,7 @@ def test_wrong_answers_in_words(answer, words):
 def test_a_variant_that_does_not_repeat_itself():
     answers = iter(range(10**6))
     report = testing.check(lambda rewards: rewards * 0 + next(answers), laws=["agreement", "pure"], examples=20)
-    assert not report["pure"].message == "" and not report.ok
+    assert report["pure"].message != "" and not report.ok
 
 
 def test_kinds_by_signature():
@@ -464,6 +543,9 @@ def test_kinds_by_signature():
     assert kind(lambda logits, tokens, old_logps: logits.sum()) == "logits_loss"
     assert kind(lambda logps, old_logps, advantages, mask: logps.sum()) == "policy_loss"
     assert kind(fast.repair) == "repair"
+    assert kind(fast.hybrid) == "hybrid" and kind(fast.nearness) == "nearness"
+    assert kind(lambda targets, values: values.argmax(dim=1)) == "choose_anchor"
+    assert kind(lambda logps, alpha: logps) == "anchor_weights"
 
 
 @pytest.mark.parametrize(
@@ -503,7 +585,7 @@ RUN = [sys.executable, "-m", "recast_ref", "check"]
 
 
 def run(*arguments, cwd=None):
-    return subprocess.run([*RUN, *arguments], capture_output=True, text=True, cwd=cwd, timeout=1800)
+    return subprocess.run([*RUN, *arguments], capture_output=True, text=True, cwd=cwd, timeout=1800, check=False)
 
 
 @pytest.mark.parametrize(
@@ -538,7 +620,7 @@ def test_check_a_file_here(tmp_path):
     result = run("mine:spread", "--laws", "sparsity", "signs", "--seed", "1", "--against", "none", cwd=tmp_path)
     assert result.returncode == 1 and "mine.spread as recast, against nothing: 1 BROKEN, 1 holds" in result.stdout
     line = next(line for line in result.stdout.splitlines() if "replay(" in line).strip()
-    again = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, cwd=tmp_path)
+    again = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert again.returncode == 1 and "more than one response above 0, or below" in again.stderr
 
 
@@ -547,25 +629,282 @@ def test_check_a_file_here(tmp_path):
     [
         ([], "check needs a function: package.module:function (or --list)"),
         (["mine"], "expected package.module:function, got 'mine'"),
+        (["mistaken:spread", "--against", "other:"], "expected package.module:function, got 'other:'"),
         (["nowhere:f"], "nowhere:f: No module named 'nowhere'"),
-        (["mistaken:f"], "mistaken:f: module 'mistaken' has no attribute 'f'"),
-        (["mistaken:number"], "mistaken:number: expected a function, got int"),
-        (["bad:f"], "bad:f: "),
         (["mistaken:spread", "--laws", "zero"], "there is no law 'zero' about recast"),
         (["mistaken:spread", "--examples", "0"], "--examples: expected a whole number, at least 1, got '0'"),
+        (["mistaken:spread", "--timeout", "0"], "--timeout: expected a whole number, at least 1, got '0'"),
         (["mistaken:spread", "--against", "slow"], "against: expected reference, fast, loops"),
     ],
 )
 def test_a_mistake_is_one_line_and_code_2(arguments, words, tmp_path, monkeypatch, capsys):
     (tmp_path / "mistaken.py").write_text(MINE)
-    (tmp_path / "bad.py").write_text("def f(:")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.delitem(sys.modules, "mistaken", raising=False)
     with pytest.raises(SystemExit) as stop:
         main(["check", *arguments])
     error = capsys.readouterr().err
     assert stop.value.code == 2 and words in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "spec, words",
+    [
+        ("mistaken:f", "mistaken:f: module 'mistaken' has no attribute 'f'"),
+        ("mistaken:number", "mistaken:number: expected a function, got int"),
+        ("bad:f", "bad:f: "),
+    ],
+)
+def test_what_is_not_found(spec, words, tmp_path, monkeypatch):
+    (tmp_path / "mistaken.py").write_text(MINE)
+    (tmp_path / "bad.py").write_text("def f(:")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "mistaken", raising=False)
+    with pytest.raises(_apart.Refused) as refused:
+        _apart.find(spec)
+    assert words in str(refused.value) and "\n" not in str(refused.value)
+
+
+# ---- variants that misbehave: nothing but laws that hold is exit code 0
+
+
+def misbehaved(folder, text, *arguments):
+    """``recast-ref check`` of the text of a module, to a terminal that shows ASCII only."""
+    (folder / "bad.py").write_text(text)
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    command = [*RUN, "bad:f", "--examples", "3", "--timeout", "10", *arguments]
+    return subprocess.run(
+        command, check=False, capture_output=True, text=True, cwd=folder, env=environment, timeout=1800
+    )
+
+
+@pytest.mark.parametrize("name", misbehaving.CALLS)
+def test_a_variant_that_misbehaves_is_broken(name, tmp_path):
+    body, words = misbehaving.CALLS[name]
+    result = misbehaved(tmp_path, misbehaving.variant(body), "--laws", "form", "signs")
+    lines = result.stdout.splitlines()
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert lines[0].startswith("form                         BROKEN: ") and words in lines[0]
+    assert lines[-1] == "bad.f as recast, against reference: 1 BROKEN, 1 not applicable"
+    assert "testing.replay('form', bad.f, rewards=torch.tensor([[" in lines[-3], result.stdout
+
+
+@pytest.mark.parametrize("name", misbehaving.MODULES)
+def test_a_module_that_misbehaves_is_refused(name, tmp_path):
+    body, words = misbehaving.MODULES[name]
+    result = misbehaved(tmp_path, misbehaving.module(body), "--laws", "form")
+    assert result.returncode == 2 and not result.stdout
+    assert words in result.stderr.splitlines()[-1]
+
+
+def test_what_a_variant_is_compared_with_may_misbehave_too(tmp_path):
+    (tmp_path / "good.py").write_text(misbehaving.variant("pass"))
+    for text, code, words in (
+        (misbehaving.variant("sys.exit(0)"), 1, "BROKEN: bad.f raised SystemExit: 0"),
+        (misbehaving.variant("os._exit(0)"), 1, "BROKEN: ended the process, with exit code 0"),
+        (misbehaving.module("os._exit(0)"), 2, "bad:f: its import ended the process, with exit code 0"),
+    ):
+        (tmp_path / "bad.py").write_text(text)
+        result = run("good:f", "--against", "bad:f", "--laws", "agreement", "--examples", "3", cwd=tmp_path)
+        assert result.returncode == code and words in result.stdout + result.stderr
+
+
+NOISY = """
+print("bad.f as recast, against reference: 2 holds")
+import atexit, os, sys, threading, time
+from recast_ref import reference
+atexit.register(print, "at last")
+threading.Thread(target=time.sleep, args=(10**6,)).start()
+sys.stdout.close()
+sys.stdout = None
+
+def f(rewards, scores):
+    os.write(1, b"hello\\n")
+    if not os.fork():
+        sys.exit(0)
+    return reference.recast(rewards, scores)
+"""
+
+
+def test_noise_is_no_part_of_the_report(tmp_path):
+    result = misbehaved(tmp_path, NOISY, "--laws", "form", "signs")
+    assert result.returncode == 0
+    assert re.fullmatch(
+        r"form +holds, \d examples\nsigns +holds, \d examples\nbad.f as recast, against reference: 2 holds\n",
+        result.stdout,
+    )
+    assert "hello" in result.stderr and "at last" not in result.stderr
+
+
+HANGS = """
+import os, pathlib, time
+from recast_ref import reference
+
+def f(rewards, scores):
+    pathlib.Path("pid").write_text(str(os.getpid()))
+    while not rewards.numel():
+        time.sleep(1)
+    return reference.recast(rewards, scores)
+"""
+
+
+def test_after_a_law_that_hangs_the_next_is_held(tmp_path):
+    result = misbehaved(tmp_path, HANGS, "--laws", "empty", "form")
+    lines = result.stdout.splitlines()
+    assert result.returncode == 1
+    assert lines[0] == "empty                        BROKEN: did not end within 10 s (--timeout)"
+    assert "testing.replay('empty', bad.f, rewards=torch.zeros((" in lines[1]
+    assert re.fullmatch(r"form +holds, \d examples", lines[2])
+    assert lines[3] == "bad.f as recast, against reference: 1 BROKEN, 1 holds"
+
+
+@pytest.mark.parametrize("stop, code", [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_the_law_is_named_before_it_is_held_and_nothing_is_left_behind(stop, code, tmp_path):
+    (tmp_path / "bad.py").write_text(HANGS)
+    command = [*RUN, "bad:f", "--laws", "empty", "--timeout", "1" if stop == signal.SIGKILL else "600"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        said = b""
+        while b"empty" not in said:
+            said += os.read(process.stdout.fileno(), 100)
+        assert said == b"empty                        "
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+            time.sleep(0.05)
+        process.send_signal(stop)
+        assert process.wait() == code
+        assert code < 0 or process.stderr.read() == b"Interrupted.\n"
+    child = int((tmp_path / "pid").read_text())
+    while code < 0 and alive(child):  # killed, we can kill nobody: the child ends itself
+        time.sleep(0.1)
+    assert not alive(child)
+
+
+def alive(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_counterexample_found_in_time_is_told_though_it_could_be_smaller(tmp_path):
+    slow = "time.sleep(0.5); return reference.recast(rewards, scores).advantages + 1"
+    result = misbehaved(tmp_path, misbehaving.variant(slow), "--laws", "zero_sum", "--timeout", "3")
+    assert result.returncode == 1 and result.stdout.splitlines()[0].startswith(
+        "zero_sum                     BROKEN: the "
+    )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [SystemExit(0), pytest.skip.Exception("x"), pytest.exit.Exception("x"), unittest.SkipTest("x"), GeneratorExit()],
+    ids=lambda error: type(error).__name__,
+)
+def test_no_way_out_is_a_pass_or_a_skip(error):
+    def in_a_call(rewards, scores):
+        raise error
+
+    def in_a_backward(logps, old_logps, advantages, mask):
+        logps = logps.clone()
+        if logps.requires_grad:
+            logps.register_hook(lambda gradient: in_a_call(0, 0))
+        return (logps * advantages.view(len(advantages), -1)).sum()
+
+    words = f"raised {type(error).__name__}"
+    for variant, law in ((in_a_call, "form"), (in_a_backward, "all_masked_is_zero")):
+        with pytest.raises(AssertionError, match=words):
+            testing.suite(variant, laws=[law])(law)
+
+
+def test_an_interrupt_is_passed_on():
+    def interrupted(rewards, scores):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        testing.check(interrupted, laws=["form"])
+
+
+def draw_numpy():
+    np.random.rand()
+
+
+CHANGES = {
+    "torch's default dtype from torch.float32 to torch.float64": lambda: torch.set_default_dtype(torch.float64),
+    "torch's default device from cpu to meta": lambda: torch.set_default_device("meta"),
+    "torch's grad mode from True to False": lambda: torch.set_grad_enabled(False),
+    "torch's number of threads from 1 to 2": lambda: torch.set_num_threads(2),
+    "torch's deterministic algorithms from off to warn only": lambda: torch.use_deterministic_algorithms(
+        True, warn_only=True
+    ),
+    "torch's random state": lambda: torch.manual_seed(1),
+    "numpy's random state": draw_numpy,
+    "Python's random state": random.random,
+}
+
+
+@pytest.mark.parametrize("words", CHANGES)
+@pytest.mark.parametrize("raises", [False, True])
+def test_a_change_of_global_state_is_told_and_undone(words, raises):
+    def changes(rewards, scores):
+        CHANGES[words]()
+        if raises:
+            raise RuntimeError("after the change")
+        return picked[rewards.shape]
+
+    picked = collections.defaultdict(lambda: None)
+
+    def changes_and_answers(rewards, scores):
+        picked[rewards.shape] = reference.recast(rewards, scores)
+        return changes(rewards, scores)
+
+    before = {name: read() for name, (read, _) in state.ALL.items()}
+    report = testing.check(changes_and_answers, laws=["form", "pure", "signs"], examples=5)
+    assert {name: read() for name, (read, _) in state.ALL.items()} == before
+    if raises:
+        assert report["form"].message == "raised RuntimeError: after the change"
+        return
+    assert [outcome.status for outcome in report.outcomes] == ["holds", "BROKEN", "holds"], report
+    assert report["pure"].message == f"changed {words}"
+    with pytest.raises(AssertionError, match=words):
+        exec(report["pure"].line, {"variant": changes_and_answers})
+    # Where `pure` is not asked for, any law tells it; where it is declared, none does.
+    (alone,) = testing.check(changes_and_answers, laws=["signs"], examples=5).outcomes
+    assert alone.message == f"changed {words}"
+    assert testing.check(changes_and_answers, laws=["signs"], examples=5, breaks=["pure"]).ok
+
+
+def test_a_report_in_which_no_law_speaks_is_not_ok():
+    report = testing.check(reference.recast, laws=["agreement"], against=None, examples=5)
+    assert not report.ok and report.summary().endswith("against nothing: 1 not applicable: nothing was checked")
+
+
+# ---- callables of every sort
+
+
+def places(rewards, scores, repairable=None, /, tie_break=None):
+    return reference.recast(rewards, scores, repairable, tie_break=tie_break)
+
+
+class Rule(torch.nn.Module):
+    def forward(self, rewards, scores, *more, **options):
+        assert not more and not options
+        return reference.recast(rewards, scores)
+
+
+class Called:
+    def __call__(self, rewards, scores):
+        return reference.recast(rewards, scores).advantages + 1
+
+
+rule, called = Rule(), Called()
+
+
+def test_callables_that_are_no_plain_functions():
+    for variant in (places, rule, functools.partial(reference.recast, weight=2.0), Rule().forward):
+        report = testing.check(variant, kind="recast", laws=["form", "permutation", "zero_sum"], examples=20)
+        assert report.ok and len(report.outcomes) == 3, report
+    outcome = testing.check(called, laws=["zero_sum"])["zero_sum"]
+    assert f"import torch, {__name__};" in outcome.line and f"replay('zero_sum', {__name__}.called, " in outcome.line
+    with pytest.raises(ValueError, match="names no arguments; it is given what it names"):
+        testing.check(lambda *everything: everything[0], kind="recast")
 
 
 def test_the_list_of_laws():
@@ -576,5 +915,5 @@ def test_the_list_of_laws():
 
 def test_without_hypothesis():
     code = "import sys; sys.modules['hypothesis'] = None\nimport recast_ref.testing"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "ImportError: recast_ref.testing needs hypothesis: pip install recast-ref[test]" in result.stderr

@@ -138,7 +138,7 @@ def test_the_order_of_the_rows_does_not_matter(batch, arm, shuffle):
 def test_groups_do_not_see_each_other(batch, arm):
     whole, members = choose_pairs(**batch, arm=arm), by_group(batch)
     rows, anchors, skipped = [], {}, []
-    for group, mine in members.items():
+    for mine in members.values():
         alone = choose_pairs(**some_rows(batch, mine), arm=arm)
         rows += [mine[row] for row in alone.rows]
         anchors |= {mine[row]: sid for row, sid in alone.anchors.items()}

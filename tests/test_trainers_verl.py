@@ -168,7 +168,7 @@ def test_each_prompt_keeps_two_rows_and_what_has_no_pair_teaches_nothing(drawn, 
     batch = cut(drawn, arm=arm)
     assert [row[0] for row in rows_of(batch)].count(drawn[0][0]) == 2 and len(batch) == 2 * len(drawn)
     paired = 0
-    for uid, _, target, answers in drawn:
+    for uid, *_ in drawn:
         first, second = (row for row in rows_of(batch) if row[0] == uid)
         if first[2] > 0:  # a pair
             paired += 1
@@ -393,7 +393,7 @@ REGISTERED = "from verl.trainer.ppo import core_algos; print(core_algos.get_adv_
     ],
 )
 def test_importing_verl_registers_the_estimator_and_recast_ref_imports_no_verl(program, answer):
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=1800)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=1800, check=False)
     assert done.stdout.split()[-1:] == [answer], done.stderr
 
 

@@ -381,7 +381,7 @@ def test_every_log_prob_is_under_the_trie(folder, beta):
     )
     trainer.train()
     model = trainer.accelerator.unwrap_model(trainer.model)
-    for (gradient, last), micro in zip(trainer.gradients, trainer.micro):
+    for (gradient, _), micro in zip(trainer.gradients, trainer.micro):
         batch, inputs = micro["batch"], micro["inputs"]
         model.zero_grad()
         tokens = sum(len(answer) for _, answer, _ in batch["kept"])
@@ -416,7 +416,7 @@ def test_beam_groups_are_different_answers(folder):
     for catalogue in (None, SOME):
         seen = []
 
-        def reward(completion_ids, **_):
+        def reward(completion_ids, seen=seen, **_):
             seen.append([tuple(ids) for ids in completion_ids])
             return [float(i % 8 == 1) for i in range(len(completion_ids))]
 
@@ -475,7 +475,7 @@ def test_two_processes_have_the_pairs_and_gradients_of_one(folder, tmp_path):
     for world in (1, 2):
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}"]
         command = [*launch, str(HERE / "trl_two_processes.py"), str(world), str(folder), str(tmp_path / f"{world}.pt")]
-        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800, check=False)
         assert result.returncode == 0, result.stdout + result.stderr
         found[world] = torch.load(tmp_path / f"{world}.pt", weights_only=True)
     assert found[1].keys() == found[2].keys()
@@ -540,10 +540,8 @@ def test_resuming_is_as_exact_as_in_trl(folder, tmp_path):
         ("<a_1><b_1><c_1><|sid_end|><eos>", "{}<|sid_end|><eos>"),  # as MiniOneRec's line break
         ("<a_1><b_1><c_1><|sid_end|>", "{}<eos>"),  # it was cut
         ("<a_1><b_1><c_1><a_1><a_1><a_1><a_1><eos>", "{}<eos>"),  # longer than a SID
-        (
-            "<think><think><think><think><think></think><a_1><b_1><c_1>",
-            "<think><think><think><think><think></think>{}",
-        ),  # as long as allowed
+        # As long as allowed.
+        (f"{5 * '<think>'}</think><a_1><b_1><c_1>", f"{5 * '<think>'}</think>{{}}"),
     ],
 )
 def test_the_anchor_is_the_target_in_place_of_the_last_sid(folder, answer, anchor):
@@ -569,7 +567,8 @@ def test_the_anchor_ends_as_the_answer_did(folder):
     """A model may have several ends; TRL takes them from its generation_config."""
     words = tiny.CODES + tiny.MARKS
     for answer, end in (("<a_1><b_1><c_1><|sid_end|>", "<|sid_end|>"), ("<a_1><b_1><c_1><|sid_begin|>", "<eos>")):
-        trainer = tiny.make(folder, Recorded, words=words, rollout_func=tiny.dictated(lambda p, i: answer, words))
+        dictated = tiny.dictated(lambda *_, answer=answer: answer, words)
+        trainer = tiny.make(folder, Recorded, words=words, rollout_func=dictated)
         trainer.eos_token_ids = [*trainer._encode(["<|sid_end|>"])[0], *trainer.eos_token_ids]
         trainer.train()
         targets = [row["targets"][0] for row in trainer.batches[0]["inputs"][::8]]
@@ -881,14 +880,17 @@ def test_log_probs_under_the_trie_are_divided_by_the_temperature_in_float32(fold
     logits = 12 * torch.randn(1, 5, len(trainer._tokenizer), generator=torch.Generator().manual_seed(0)).bfloat16()
     found = []
     for given in (logits, logits.float()):
-        model = lambda **_: SimpleNamespace(logits=given)  # noqa: B023
+
+        def model(given=given, **_):
+            return SimpleNamespace(logits=given)
+
         mask = torch.ones_like(ids)
         found.append(trainer._get_per_token_logps_and_entropies(model, ids, mask, 4, compute_entropy=True)[0])
     assert torch.equal(*found)
 
 
 def python(code):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=1800)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=1800, check=False)
 
 
 def test_importing_names_the_extra_and_the_tested_range_and_compiles_nothing():

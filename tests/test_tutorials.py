@@ -14,11 +14,27 @@ jupytext = pytest.importorskip("jupytext", reason="the tutorials need pip instal
 
 FOLDER = Path(__file__).parents[1] / "tutorials"
 TUTORIALS = sorted(FOLDER.glob("[0-9]*.md"))
+TERMS = set(re.findall(r'<a id="([^"]+)">', (FOLDER / "glossary.md").read_text()))
 
 
 def python(*arguments):
     command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=FOLDER.parent, timeout=1800)
+    return subprocess.run(command, capture_output=True, text=True, cwd=FOLDER.parent, timeout=1800, check=False)
+
+
+def run_module():
+    spec = importlib.util.spec_from_file_location("run", FOLDER / "run.py")
+    run = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(run)
+    return run
+
+
+def dead_links(text):
+    """The links of a page, outside of its blocks, to a file that is not there or to a word that the glossary does not have."""
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+    links = [link.partition("#") for link in re.findall(r"\]\(([^)]+)\)", prose) if "://" not in link]
+    unknown = [link for link in links if link[0] in ("", "glossary.md") and link[2] not in {"", *TERMS}]
+    return ["".join(link) for link in links if not (FOLDER / link[0]).exists() or link in unknown]
 
 
 def everything():
@@ -73,9 +89,7 @@ def test_a_check_writes_nothing(runs):
     ],
 )
 def test_what_a_mark_allows(mark, then, now, apart):
-    spec = importlib.util.spec_from_file_location("run", FOLDER / "run.py")
-    run = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(run)
+    run = run_module()
     before, after = (f"prose of 3\n\n```text measured{mark}\n{printed}\n```\n" for printed in (then, now))
     assert (run.words(before) == run.words(after)) == (apart is not None)
     if apart is not None:
@@ -84,12 +98,48 @@ def test_what_a_mark_allows(mark, then, now, apart):
 
 
 def test_of_what_is_drawn_the_names_are_held():
-    spec = importlib.util.spec_from_file_location("run", FOLDER / "run.py")
-    run = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(run)
+    run = run_module()
     text = "```text drawn\n{}  BROKEN: sums to {}\n    i  r\n    0  {}\n{}```\n"
     same = [run.words(text.format("zero_sum", *each)) for each in (("1", "0", ""), ("2", "7", "prompt 0\n"))]
     assert same[0] == same[1] != run.words(text.format("signs", "1", "0", ""))
+
+
+FOLDED = """\
+Four words of prose.
+
+<details><summary>The code</summary>
+
+```python
+x = 1
+
+print(x)
+```
+
+</details>
+
+```text
+{}
+```
+
+![a picture](x.svg)
+
+```console
+pytest
+```
+"""
+
+
+def test_folded_code_is_a_cell_whose_output_is_seen_and_not_read(tmp_path):
+    run = run_module()
+    path = tmp_path / "folded.md"
+    for before in (FOLDED.format("stale"), FOLDED.replace("```text\n{}\n```\n\n", "")):
+        path.write_text(before)
+        assert run.run(path) == FOLDED.format(1)
+    assert [cell.source for cell in jupytext.read(path).cells if cell.cell_type == "code"] == ["x = 1\n\nprint(x)"]
+    prose, code, printed, minutes = run.reading(FOLDED.format(1))
+    assert (prose, code, printed) == (6, 1, 1) and minutes == pytest.approx(6 / 220 + 1 / 10 + 1 / 20)
+    unfolded = FOLDED.format(1).replace("<details><summary>The code</summary>\n", "").replace("</details>\n", "")
+    assert run.reading(unfolded)[:3] == (6, 3, 1)
 
 
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
@@ -97,9 +147,21 @@ def test_a_tutorial_is_a_notebook_and_its_links_lead_somewhere(path):
     text = path.read_text()
     cells = [cell.source for cell in jupytext.read(path).cells if cell.cell_type == "code"]
     assert cells == [code.rstrip("\n") for code in re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)] and cells
-    prose = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
-    links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", prose) if "://" not in link]
-    assert [link for link in links if not (FOLDER / link).exists()] == []
+    assert dead_links(text) == []
+
+
+@pytest.mark.parametrize("name", ["glossary.md", "cuda.md", "README.md"])
+def test_the_links_of_the_other_pages_lead_somewhere(name):
+    assert dead_links((FOLDER / name).read_text()) == []
+
+
+def test_excerpts_from_the_sources_say_what_these_say():
+    sources = [path.read_text() for path in (FOLDER.parent / "csrc").rglob("*") if path.is_file()]
+    sources = ["".join(text.split()) for text in sources]
+    pages = "\n".join(path.read_text() for path in FOLDER.glob("*.md"))
+    excerpts = re.findall(r"^```cpp\n(.*?)^```$", pages, re.M | re.S)
+    assert excerpts
+    assert [excerpt for excerpt in excerpts if not any("".join(excerpt.split()) in text for text in sources)] == []
 
 
 def test_every_exercise_has_a_solution_and_is_not_yet_done():

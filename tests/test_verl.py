@@ -16,13 +16,13 @@ import torch
 
 pytest.importorskip("verl", reason="verl's trainer needs pip install -e '.[test,verl]'")
 
-import pandas as pd  # noqa: E402
-from transformers import AutoTokenizer  # noqa: E402
-from verl_on_cpu.run import RECAST, Failed, reward_sampled, train  # noqa: E402
-from verl_on_cpu.world import SIDS, make_world  # noqa: E402
+import pandas as pd
+from transformers import AutoTokenizer
+from verl_on_cpu.run import RECAST, Failed, reward_sampled, train
+from verl_on_cpu.world import SIDS, make_world
 
-from recast_ref import reference  # noqa: E402
-from recast_ref.trainers.sids import Sids, pad_sids  # noqa: E402
+from recast_ref import reference
+from recast_ref.trainers.sids import Sids, pad_sids
 
 pytestmark = [pytest.mark.verl, pytest.mark.filterwarnings("ignore")]
 PASSES = ("old", "ref", "update")

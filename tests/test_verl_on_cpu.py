@@ -5,15 +5,15 @@ import torch
 
 pytest.importorskip("verl", reason="verl's trainer needs pip install -e '.[test,verl]'")
 
-from hypothesis import given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
-from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
-from verl.utils.torch_functional import entropy_from_logits, logprobs_from_logits  # noqa: E402
-from verl_on_cpu.catalogue import only_the_catalogue  # noqa: E402
-from verl_on_cpu.rollout import Sampler  # noqa: E402
-from verl_on_cpu.world import make_world  # noqa: E402
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from verl.utils.torch_functional import entropy_from_logits, logprobs_from_logits
+from verl_on_cpu.catalogue import only_the_catalogue
+from verl_on_cpu.rollout import Sampler
+from verl_on_cpu.world import make_world
 
-from recast_ref.trainers.sids import Trie  # noqa: E402
+from recast_ref.trainers.sids import Trie
 
 pytestmark = [pytest.mark.verl, pytest.mark.filterwarnings("ignore")]
 

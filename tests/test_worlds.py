@@ -1,16 +1,24 @@
 """Loaders on good and broken files, splits, and the refusal of leaks."""
 
+import codecs
+import gzip
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
-from recast_ref.lab import checkpoints, minionerec, recbole, synthetic
-from recast_ref.lab.semantic_ids import collisions
+from recast_ref.lab import checkpoints, minionerec, reading, recbole, synthetic
+from recast_ref.lab.semantic_ids import Trie, collisions
 from recast_ref.lab.worlds import HISTORY, DataError, Pairs, World, leaks, load_world, split_last
 
 TIMELINES = st.lists(st.lists(st.integers(0, 9), max_size=14), max_size=6)
@@ -46,8 +54,8 @@ def test_a_leak_is_refused(split):
 
 def test_a_world_survives_its_state(tmp_path):
     world = load_world(write_folder(tmp_path))
-    checkpoints.save(tmp_path / "world.pt", world.state())
-    again = World.from_state(checkpoints.load(tmp_path / "world.pt"))
+    checkpoints.save(tmp_path / "world.pt", world.state(), {})
+    again = World.from_state(checkpoints.load(tmp_path / "world.pt", {}))
     assert (again.name, again.base_pairs, again.notes) == (world.name, world.base_pairs, world.notes)
     assert np.array_equal(again.sids, world.sids)
     assert all(rows_of(getattr(again, part)) == rows_of(getattr(world, part)) for part in ("train", "valid", "test"))
@@ -117,7 +125,7 @@ def write_files(root, *paths):
         path.parent.mkdir(parents=True, exist_ok=True)
         split = path.parent.name if path.parent.name in SPLIT_ROWS else path.stem.split("_")[-1]
         table = ["user_id,history_item_id,item_id", *(f'{u},"{h}",{i}' for u, h, i in SPLIT_ROWS.get(split, []))]
-        path.write_text(json.dumps(INDEX) if path.name.endswith(".index.json") else "\n".join(table))
+        path.write_text(json.dumps(INDEX) if path.name.endswith(".index.json") else "\n".join(table) + "\n")
     return root
 
 
@@ -273,16 +281,56 @@ def test_a_row_that_does_not_connect_starts_another_timeline():
             "Toys_valid.csv:4: history_item_id: expected a list of item ids",
         ),
         ({"valid": ["u1,x,[0.5],1"]}, "Toys_valid.csv:2: history_item_id: expected a list of item ids"),
-        ({"valid": ["u1,x,[99],1"]}, "Toys_valid.csv:2: item 99 is not in the index"),
+        ({"valid": ["u1,x,[99],1"]}, "Toys_valid.csv:2: item '99' is not in the index"),
         ({"valid": ["u1,x,[0],no"]}, "Toys_valid.csv:2: item 'no' is not in the index"),
         ({"valid": ['u1,"x,[0],1']}, "Toys_valid.csv:"),
         ({"valid": []}, "Toys_valid.csv:2: expected at least one row"),
+        ({"valid": [f"u1,x,{'[' * 50_000},1"]}, "Toys_valid.csv:2: history_item_id: expected a list of item ids"),
+        ({"valid": [f"u1,x,[{'9' * 5000}],1"]}, "Toys_valid.csv:2: history_item_id: expected a list of item ids"),
+        (
+            {"index": "[" * 50_000},
+            "Toys.index.json:1: expected an object of item id -> list of codes, got deeper nesting",
+        ),
+        ({"index": '{"0": ' + "9" * 5000 + "}"}, "Toys.index.json:1: expected an object"),
+        ({"index": '{"0": ["<a_0>"],\n"1": ["<a_1>"],\n"0": ["<a_2>"]}'}, "Toys.index.json:3: item 0 comes twice"),
+        (
+            {"index": {**INDEX, "8": ["<a_1>", "<b_1>", f"<c_{'9' * 5000}>"]}},
+            "item 8: expected codes below 65,536, got",
+        ),
+        ({"index": {**INDEX, "8": ["<a_1>", "<b_1>", f"<c_{2**64}>"]}}, "item 8: expected codes below 65,536, got"),
+        ({"index": {**INDEX, "8": ["<a_1>", "<b_1>", "<c_65536>"]}}, "item 8: expected codes below 65,536, got"),
+        ({"index": {"0": [f"<{c}_0>" for c in "abcdefghijklmnop"]}}, "item 0: expected at most 15 codes, got"),
+        (
+            {"index": {str(i): [f"<a_{i}>", f"<b_{i}>", "<c_65535>"] for i in range(1100)}},
+            "Toys.index.json: these 1,100 items with codes up to 65,535 need a trie of 144,244,736 cells, more than",
+        ),
     ],
 )
 def test_a_broken_folder_names_file_line_and_fault(tmp_path, change, words):
     with pytest.raises(DataError) as caught:
         load_world(write_folder(tmp_path, **change))
     assert words in str(caught.value)
+
+
+def test_what_the_limits_let_pass(tmp_path):
+    """The largest code and the longest SID: they load, and a policy can be made of them."""
+    index = {str(i): [f"<{c}_{65535 if c == 'o' and i else i}>" for c in "abcdefghijklmno"] for i in range(8)}
+    world = load_world(write_folder(tmp_path, index=index))
+    assert world.sids.shape == (8, 15) and world.sids.max() == 65535
+    assert Trie.cells(world.sids) == sum(table.numel() for table in Trie(world.sids).children)
+
+
+@given(hnp.arrays(np.int64, st.tuples(st.integers(1, 20), st.integers(1, 4)), elements=st.integers(0, 5)))
+def test_the_cells_of_a_trie_are_counted_without_making_it(sids):
+    assert Trie.cells(sids) == sum(table.numel() for table in Trie(sids).children)
+
+
+@pytest.mark.parametrize("twice", ["user_id", "history_item_id", "item_id"])
+def test_a_column_that_comes_twice(tmp_path, twice):
+    write_folder(tmp_path)
+    (tmp_path / "Toys_test.csv").write_text(f"user_id,history_item_id,item_id,{twice}\nu1,[0],3,3\n")
+    with pytest.raises(DataError, match=f"Toys_test.csv:1: expected one column {twice}, got user_id, "):
+        load_world(tmp_path)
 
 
 def test_a_missing_column(tmp_path):
@@ -320,7 +368,7 @@ def write_inter(path, lines, header=HEADER):
 def test_recbole_orders_by_time_and_keeps_the_last(tmp_path):
     lines = ["ann\tx\t5\t30", "ann\ty\t1\t10", "bob\tx\t3\t1", "ann\tz\t2\t20", "bob\tw\t3\t1"]
     timelines, items = recbole.read(write_inter(tmp_path / "a.inter", lines))
-    assert timelines == [[1, 2, 0], [0, 3]] and items == 4
+    assert [t.tolist() for t in timelines] == [[1, 2, 0], [0, 3]] and items == 4
 
 
 def test_a_recbole_world(tmp_path):
@@ -339,12 +387,139 @@ def test_a_recbole_world(tmp_path):
         (["a\tb\t1\tnan"], HEADER, "x.inter:2: timestamp: expected a number, got 'nan'"),
         ([], "user_id:token,item_id:token", "x.inter:1: expected a tab-separated column"),
         (["a\tb\t1\t2"], HEADER, "x.inter:2: expected users with at least four interactions"),
+        (
+            [],
+            HEADER + "\titem_id:float",
+            "x.inter:1: expected one tab-separated column item_id, got user_id, item_id, ",
+        ),
+        (
+            [],
+            "user_id:float\t" + HEADER,
+            "x.inter:1: expected one tab-separated column user_id, got user_id, user_id, ",
+        ),
     ],
 )
 def test_a_broken_inter_file(tmp_path, lines, header, words):
     with pytest.raises(DataError) as caught:
         load_world(write_inter(tmp_path / "x.inter", lines, header))
     assert words in str(caught.value)
+
+
+# ---- any file
+
+
+def worlds_files(folder):
+    """A world in each format; the files of its interactions."""
+    (folder / "toys").mkdir()
+    write_folder(folder / "toys", train=[("u1", "[0]", 1), ("u2", "[]", 3)])
+    rng = np.random.default_rng(0)
+    lines = [f"u{u}\ti{i}\t3\t{t}" for u in range(20) for t, i in enumerate(rng.integers(30, size=6))]
+    write_inter(folder / "toy.inter", lines)
+    return {"toys": folder / "toys" / "Toys_test.csv", "toy.inter": folder / "toy.inter"}
+
+
+def same(world, other):
+    parts = ("train", "valid", "test")
+    return np.array_equal(world.sids, other.sids) and all(
+        np.array_equal(a, b)
+        for part in parts
+        for a, b in zip(vars(getattr(world, part)).values(), vars(getattr(other, part)).values())
+    )
+
+
+@pytest.mark.parametrize("where", ["toys", "toy.inter"])
+def test_files_as_people_keep_them(tmp_path, where):
+    """With a BOM, with Windows's line ends, gzipped: the same world."""
+    path = worlds_files(tmp_path)[where]
+    good, world = path.read_bytes(), load_world(tmp_path / where)
+    for changed in (codecs.BOM_UTF8 + good, good.replace(b"\n", b"\r\n")):
+        path.write_bytes(changed)
+        assert same(load_world(tmp_path / where), world)
+    path.unlink()
+    packed = path.with_name(f"{path.name}.gz")
+    packed.write_bytes(gzip.compress(good))
+    again = load_world(packed if where == "toy.inter" else tmp_path / where)
+    assert same(again, world) and again.name == world.name
+    packed.write_bytes(packed.read_bytes()[:-12])
+    with pytest.raises(DataError, match=f"{packed.name}:.* not a whole gzip file"):
+        load_world(packed if where == "toy.inter" else tmp_path / where)
+    packed.write_bytes(good)
+    with pytest.raises(DataError, match=f"{packed.name}:1: not a whole gzip file"):
+        load_world(packed if where == "toy.inter" else tmp_path / where)
+
+
+@pytest.mark.parametrize("where", ["toys", "toy.inter"])
+def test_files_that_are_no_text_or_cut_or_no_files(tmp_path, where):
+    path = worlds_files(tmp_path)[where]
+    good = path.read_bytes()
+    first, second, rest = good.split(b"\n", 2)
+    for changed, words in (
+        (b"\n".join([first, second.replace(b"u", b"\xff"), rest]), ":2: not UTF-8 text: invalid start byte"),
+        (good.decode().encode("utf-16"), ":1: not UTF-8 text: invalid start byte"),
+        (good[:-1], f":{good.count(bytes([10]))}: the file ends inside this line: was it cut?"),
+        (good[:-2], f":{good.count(bytes([10]))}: the file ends inside this line: was it cut?"),
+        (b"", ":1: expected a "),
+        (b"0" * (reading.LONGEST_LINE + 1), ":1: expected lines of at most 16,777,216 bytes"),
+    ):
+        path.write_bytes(changed)
+        with pytest.raises(DataError, match=re.escape(f"{path}{words}")):
+            load_world(tmp_path / where)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(DataError, match=re.escape(f"{path}: expected a regular file")):
+        load_world(tmp_path / where)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(DataError, match=re.escape(f"{path}: expected a regular file")):
+        load_world(tmp_path / where)
+
+
+def test_an_index_that_is_no_text_gives_the_line_and_one_with_a_bom_is_read(tmp_path):
+    write_folder(tmp_path)
+    path = tmp_path / "Toys.index.json"
+    good, world = path.read_bytes(), load_world(tmp_path)
+    path.write_bytes(codecs.BOM_UTF8 + good)
+    assert same(load_world(tmp_path), world)
+    path.write_bytes(good.replace(b"<a_1>", b"<a_\xe9>", 1))
+    with pytest.raises(
+        DataError, match=f"Toys.index.json:{good[: good.index(b'<a_1>')].count(bytes([10])) + 1}: not UTF-8"
+    ):
+        load_world(tmp_path)
+
+
+@given(st.sets(st.text(st.characters(exclude_characters="\t\n\r", exclude_categories=["Cs"])), min_size=3, max_size=9))
+@example({"a\x0cb", "a\x1cb", "a\x85b", "a\u2028b", "a"})
+def test_an_id_may_hold_what_unicode_calls_a_line_break(ids):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.inter"
+        rows = [f"{user}\t{item}\t3\t{t}" for user in ids for t, item in enumerate(sorted(ids))]
+        path.write_text("\n".join([HEADER, *rows]) + "\n", encoding="utf-8")
+        timelines, items = recbole.read(path)
+    assert items == len(ids) and [t.tolist() for t in timelines] == [list(range(items))] * items
+
+
+@given(st.text())
+def test_what_is_printed_is_one_line_without_control_characters(text):
+    assert reading.printable(text).isprintable() and len(reading.printable(text).splitlines()) <= 1
+
+
+@pytest.mark.parametrize("items", [3_000, 30_000])
+def test_memory_is_linear_in_the_events_of_a_user(tmp_path, items):
+    """A process with little more memory than its imports take: every event with its whole history would need 3.6 GB."""
+    rng = np.random.default_rng(0)
+    chosen = rng.permutation(30_000) % items
+    write_inter(tmp_path / "x.inter", [f"u\ti{i}\t3\t{t}" for t, i in enumerate(chosen)])
+    code = f"""
+import resource, sklearn.cluster, sklearn.decomposition
+from recast_ref.lab.worlds import load_world
+
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 700_000_000,) * 2)
+print(len(load_world({str(tmp_path / "x.inter")!r}).test))
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    result = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, env=environment)
+    assert result.stdout == "1\n", result.stderr[-500:]
 
 
 def test_no_world(tmp_path):

@@ -61,6 +61,7 @@ def outcomes(checkout, replace, arguments):
         env=environment,
         capture_output=True,
         text=True,
+        check=False,
     )
     found = dict(
         reversed(line) for line in re.findall(r"^(PASSED|FAILED|ERROR|XFAIL|XPASS) (\S+)", result.stdout, re.M)

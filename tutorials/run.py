@@ -3,11 +3,15 @@
     python tutorials/run.py              # all of them
     python tutorials/run.py 02 05        # some
     python tutorials/run.py --check      # write nothing; fail where what is printed is not what the text says
+    python tutorials/run.py --time       # run nothing; say how long each takes to read
 
-A cell is a ``python`` block; the ``text`` block after it holds what it prints, and ``--check`` compares the two letter by
-letter. That would be wrong for what a clock says, and for what a trained policy says: with the same seeds another processor
-rounds otherwise, and after some updates that is another policy. Such a block is marked ``text measured``. Of it ``--check``
-compares the words, and of the numbers what the mark holds them to (a reader does not see the mark):
+A cell is a ``python`` block; the ``text`` block after it holds what it prints. Code that a reader may skip is folded, between
+``<details><summary>...</summary>`` and ``</details>``, with empty lines around; what it prints stands after ``</details>``.
+
+``--check`` compares what is printed with the text letter by letter. That would be wrong for what a clock says, and for what a
+trained policy says: with the same seeds another processor rounds otherwise, and after some updates that is another policy. Such
+a block is marked ``text measured``. Of it ``--check`` compares the words, and of the numbers what the mark holds them to (a
+reader does not see the mark):
 
     measured of 1024        percentages are shares of 1024 draws
     measured ±0.5           numbers with a decimal point, and percentages unless ``of`` is there, may be 0.5 apart
@@ -42,13 +46,16 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 CELL = re.compile(
-    r"^```python\n(?P<code>.*?)^```\n(?:\n```text(?P<mark> (?:measured|drawn)[^\n]*)?\n(?P<printed>.*?)^```\n)?",
+    r"^```python\n(?P<code>.*?)^```\n(?P<fold>\n</details>\n)?"
+    r"(?:\n```text(?P<mark> (?:measured|drawn)[^\n]*)?\n(?P<printed>.*?)^```\n)?",
     re.M | re.S,
 )
 MEASURED = re.compile(r"^```text measured(?P<mark>[^\n]*)\n(?P<printed>.*?)^```\n", re.M | re.S)
 DRAWN = re.compile(r"^```text drawn\n(?P<printed>.*?)^```\n", re.M | re.S)
 OF_THE_EXAMPLE = ("prompt", "which", "order")  # begin a line of a counterexample, if it has more than one, or an order
 MARK = re.compile(r"(?: of (?P<draws>\d+))?(?: ±(?P<apart>[\d.]+)(?P<relative>%?))?")
+FOLDED = re.compile(r"^<details>.*?^</details>$", re.M | re.S)
+BLOCK = re.compile(r"^```(?P<language>\w*)[^\n]*\n(?P<lines>.*?)^```$", re.M | re.S)
 NUMBER = re.compile(r"(?<![\w.])[+-]?\d[\d,]*(?:\.(?P<decimals>\d+))?(?P<percent>%?)")
 
 
@@ -63,7 +70,7 @@ def run(path):
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             exec(code, names)
-        parts += [text[end : cell.start()], f"```python\n{cell['code']}```\n"]
+        parts += [text[end : cell.start()], f"```python\n{cell['code']}```\n{cell['fold'] or ''}"]
         if printed.getvalue():
             parts.append(f"\n```text{cell['mark'] or ''}\n{printed.getvalue().rstrip()}\n```\n")
         end = cell.end()
@@ -108,10 +115,24 @@ def out_of_bounds(before, after):
                 yield f"{got[0]} now, {was[0]} in the text: more than {allowed:.2g} apart (measured{then['mark']})"
 
 
+def reading(text):
+    """What there is to read: words of prose, lines of code, lines of output, and the minutes that they take.
+
+    220 words, 10 lines of code or 20 lines of output a minute. What is folded is not read, and empty lines take no time.
+    """
+    text = FOLDED.sub("", text)
+    lines = {True: 0, False: 0}
+    for block in BLOCK.finditer(text):
+        lines[block["language"] == "text"] += sum(map(bool, block["lines"].split("\n")))
+    prose = len(BLOCK.sub("", text).split())
+    return prose, lines[False], lines[True], prose / 220 + lines[False] / 10 + lines[True] / 20
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="beginnings of file names, such as 02 (default: all)")
     parser.add_argument("--check", action="store_true", help="compare instead of writing")
+    parser.add_argument("--time", action="store_true", help="run nothing, and say how long each takes to read")
     options = parser.parse_args()
     sys.excepthook = traceback.print_exception  # shows the line of a cell, which the built-in one does not find
     os.environ.setdefault("MPLBACKEND", "Agg")
@@ -121,6 +142,15 @@ def main():
     )
     if not paths:
         parser.error(f"no tutorial begins with {' or '.join(options.names)}")
+    if options.time:
+        total = 0
+        print("                     words   code  output  minutes")
+        for path in paths:
+            prose, code, printed, minutes = reading(path.read_text())
+            total += minutes
+            print(f"{path.stem:20}{prose:6,}{code:7}{printed:8}{minutes:9.1f}")
+        print(f"{'all':20}{total:30.1f}")
+        return 0
     differs = False
     with tempfile.TemporaryDirectory() as copy:
         # Cells save figures beside the text. With --check, beside a copy of it.

@@ -108,6 +108,22 @@ inline void check_branches(const at::Tensor& positive_tokens, const at::Tensor& 
   check_device(negative_tokens, positive_tokens, "negative_tokens");
 }
 
+inline void check_anchors(const at::Tensor& targets, const at::Tensor& values, const Optional& tie_break) {
+  check_int64(targets, "targets");
+  TORCH_CHECK_VALUE(targets.dim() == 3, "targets: expected shape (Q, K, L), got ", targets.sizes());
+  check_floating(values, "values");
+  check_sizes(values, targets.sizes().slice(0, 2), "values");
+  check_device(values, targets, "values");
+  check_tie_break(tie_break, targets, values.sizes());
+}
+
+inline void check_anchor_weights(const at::Tensor& logps, double alpha, double largest) {
+  check_floating(logps, "logps");
+  TORCH_CHECK_VALUE(logps.dim() == 1, "logps: expected shape (Q,), got ", logps.sizes());
+  TORCH_CHECK_VALUE(alpha >= 0 && alpha <= 1, "alpha: expected a number in [0, 1], got ", alpha);
+  TORCH_CHECK_VALUE(std::isfinite(largest) && largest >= 1, "largest: expected a finite number >= 1, got ", largest);
+}
+
 inline void check_logits(const at::Tensor& logits, const at::Tensor& tokens, const Optional& mask) {
   check_floating(logits, "logits");
   check_int64(tokens, "tokens");

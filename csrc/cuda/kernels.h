@@ -54,6 +54,16 @@ void select_from_sids(const Sids&, const Selected&, cudaStream_t);
 void score_sids(const Sids&, bool hits, float* out, cudaStream_t);
 void count_regimes(int64_t q, int64_t g, const Matrix& rewards, int64_t* out, cudaStream_t);
 void normalize_groups(int64_t q, int64_t g, const Matrix& rewards, bool normalize, double eps, void* out, cudaStream_t);
+// Contiguous targets (Q, K, L).
+struct Anchors {
+  int64_t q, k, levels;
+  const int64_t* targets;
+  Matrix values, keys;
+};
+
+void choose_anchors(const Anchors&, int64_t* out, cudaStream_t);
+// logps: one row.
+void weigh_anchors(int64_t count, const Matrix& logps, double alpha, double largest, void* out, cudaStream_t);
 void mark_branches(int64_t rows, int64_t length, const int64_t* positive, const int64_t* negative, bool* out, cudaStream_t);
 
 // ---- losses

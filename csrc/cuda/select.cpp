@@ -142,6 +142,26 @@ at::Tensor branch_mask(const at::Tensor& positive_tokens, const at::Tensor& nega
   return out;
 }
 
+at::Tensor choose_anchor(const at::Tensor& targets_, const at::Tensor& values, const Optional& tie_break) {
+  check_anchors(targets_, values, tie_break);
+  const OnDeviceOf device(targets_);
+  const auto targets = targets_.contiguous();
+  auto out = indices(targets);
+  choose_anchors({targets.size(0), targets.size(1), targets.size(2), targets.const_data_ptr<int64_t>(), matrix(values),
+                  matrix(tie_break)},
+                 out.mutable_data_ptr<int64_t>(), device.stream);
+  return out;
+}
+
+at::Tensor anchor_weights(const at::Tensor& logps, double alpha, double largest) {
+  check_anchor_weights(logps, alpha, largest);
+  const OnDeviceOf device(logps);
+  auto out = at::empty(logps.sizes(), logps.options());
+  const Matrix row{logps.const_data_ptr(), 0, logps.stride(0), dtype_of(logps.scalar_type())};
+  weigh_anchors(logps.size(0), row, alpha, largest, out.mutable_data_ptr(), device.stream);
+  return out;
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(recast, CUDA, m) {
@@ -154,6 +174,8 @@ TORCH_LIBRARY_IMPL(recast, CUDA, m) {
   m.impl("recast", recast);
   m.impl("recast_from_sids", recast_from_sids);
   m.impl("branch_mask", branch_mask);
+  m.impl("choose_anchor", choose_anchor);
+  m.impl("anchor_weights", anchor_weights);
 }
 
 }  // namespace recast

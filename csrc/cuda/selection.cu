@@ -1,4 +1,4 @@
-// Scores, regimes, GRPO advantages, repair and contrast: one warp a group, one launch an op.
+// Scores, regimes, GRPO advantages, repair, contrast and anchors: one warp a group, one launch an op.
 #include "../core/pair.h"
 #include "device.cuh"
 
@@ -185,6 +185,37 @@ __global__ void normalize_kernel(int64_t count, int64_t g, Matrix rewards, bool 
   }
 }
 
+__global__ void anchor_kernel(Anchors anchors, int64_t* out) {
+  for (int64_t q = first_warp(); q < anchors.q; q += all_warps()) {
+    Pick best;
+    for (int64_t i = lane(); i < anchors.k; i += kWarp) {
+      // What stands beside padding is not looked at.
+      if (!is_real(anchors.targets + (q * anchors.k + i) * anchors.levels, anchors.levels)) continue;
+      const double value = read(anchors.values, q, i);
+      RECAST_REFUSE_UNLESS(value == value, "values: expected values that can be ranked");
+      best.offer(i, value, read_key(anchors.keys, q, i));
+    }
+    best = best_in_warp(best);
+    if (lane() == 0) out[q] = best.index;
+  }
+}
+
+// One warp for all: there is one number a prompt, and each needs the sum of all.
+__global__ void weights_kernel(int64_t count, Matrix logps, double alpha, double largest, void* out) {
+  double most = -INFINITY;
+  for (int64_t i = lane(); i < count; i += kWarp) {
+    const double logp = read(logps, 0, i);
+    RECAST_REFUSE_UNLESS(std::abs(logp) <= 1.7976931348623157e308, "logps: expected finite values");
+    most = std::fmax(most, alpha * logp);
+  }
+  most = most_in_warp(most);
+  const auto share = [&](int64_t i) { return std::exp(alpha * read(logps, 0, i) - most); };
+  double sum = 0;
+  for (int64_t i = lane(); i < count; i += kWarp) sum += share(i);
+  const double unit = count / sum_in_warp(sum);
+  for (int64_t i = lane(); i < count; i += kWarp) write(out, logps.dtype, i, std::fmin(share(i) * unit, largest));
+}
+
 __global__ void branch_kernel(int64_t rows, int64_t length, const int64_t* positive, const int64_t* negative, bool* out) {
   for (int64_t row = first_warp(); row < rows; row += all_warps()) {
     bool left = false;  // before this stretch of 32 tokens
@@ -218,6 +249,14 @@ void count_regimes(int64_t q, int64_t g, const Matrix& rewards, int64_t* out, cu
 
 void normalize_groups(int64_t q, int64_t g, const Matrix& rewards, bool normalize, double eps, void* out, cudaStream_t stream) {
   launch(normalize_kernel, blocks_for(q), kThreads, 0, stream, q, g, rewards, normalize, eps, out);
+}
+
+void choose_anchors(const Anchors& anchors, int64_t* out, cudaStream_t stream) {
+  launch(anchor_kernel, blocks_for(anchors.q), kThreads, 0, stream, anchors, out);
+}
+
+void weigh_anchors(int64_t count, const Matrix& logps, double alpha, double largest, void* out, cudaStream_t stream) {
+  launch(weights_kernel, count > 0, kWarp, 0, stream, count, logps, alpha, largest, out);
 }
 
 void mark_branches(int64_t rows, int64_t length, const int64_t* positive, const int64_t* negative, bool* out,

@@ -17,38 +17,41 @@ as PyTorch's own indexing does, and the next CUDA call raises. Sums go in a fixe
 """
 
 import contextlib
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from .. import _checks as checks
 from .. import reference
 from .._library import load
-from ..reference import Contrast, PolicyLoss, ReCast, Repair
+from ..reference import Contrast, Hybrid, PolicyLoss, ReCast, Repair
 
 _library = load()
 
 from . import ops as differentiable  # noqa: E402  (the ops exist once the library is loaded)
 from .ops import LossInPlace, loss_in_place, ops  # noqa: E402
 
-__all__ = list(reference.__all__) + ["build_info"]
+__all__ = ["build_info"]
+__all__ += reference.__all__
 
 # What the kernels raise for bad input. The checks then find it, and the words for it. No other exception may be caught here:
 # activation checkpointing ends its second forward pass with one.
 REFUSED = (TypeError, ValueError)
 
 
-def build_info():
+def build_info() -> dict[str, str]:
     """Compiler, flags, CUDA architectures and torch version of the loaded library: a dict of strings."""
     return _library.build_info()
 
 
-def _name_it(check, *arguments, **options):
+def _name_it(check: Callable[..., object], *arguments: object, **options: object) -> None:
     """Raises the error in the words of the checks. What they cannot look at, under ``vmap``, is left to the op's own."""
     with contextlib.suppress(RuntimeError):
         check(*arguments, **options)
 
 
-def structural_scores(predictions, targets):
+def structural_scores(predictions: Tensor, targets: Tensor) -> Tensor:
     """:func:`recast_ref.reference.structural_scores` as one loop over the responses, which stops at the first code that
     differs and makes no ``(Q, G, M, K, L)`` intermediate; parallel over responses."""
     checks.dense(predictions=predictions, targets=targets)
@@ -59,7 +62,7 @@ def structural_scores(predictions, targets):
         raise
 
 
-def hit_rewards(predictions, targets):
+def hit_rewards(predictions: Tensor, targets: Tensor) -> Tensor:
     """:func:`recast_ref.reference.hit_rewards`, by the loop of :func:`structural_scores`."""
     checks.dense(predictions=predictions, targets=targets)
     try:
@@ -69,7 +72,7 @@ def hit_rewards(predictions, targets):
         raise
 
 
-def group_regimes(rewards):
+def group_regimes(rewards: Tensor) -> Tensor:
     """:func:`recast_ref.reference.group_regimes`, each group read once."""
     checks.dense(rewards=rewards)
     try:
@@ -79,7 +82,7 @@ def group_regimes(rewards):
         raise
 
 
-def group_advantages(rewards, normalize=True, eps=1e-6):
+def group_advantages(rewards: Tensor, normalize: bool = True, eps: float = 1e-6) -> Tensor:
     """:func:`recast_ref.reference.group_advantages`, each group read once, with sums in double."""
     checks.dense(rewards=rewards)
     checks.flag("normalize", normalize)
@@ -91,7 +94,9 @@ def group_advantages(rewards, normalize=True, eps=1e-6):
         raise
 
 
-def repair(rewards, scores, repairable=None, tie_break=None):
+def repair(
+    rewards: Tensor, scores: Tensor, repairable: Tensor | None = None, tie_break: Tensor | None = None
+) -> Repair:
     """:func:`recast_ref.reference.repair`: one pass over each group picks the slot, ties and all, where the reference takes
     several over the whole batch."""
     checks.dense(rewards=rewards, scores=scores, repairable=repairable, tie_break=tie_break)
@@ -102,7 +107,13 @@ def repair(rewards, scores, repairable=None, tie_break=None):
         raise
 
 
-def contrast(rewards, scores, weight=1.0, negative_weight=None, tie_break=None):
+def contrast(
+    rewards: Tensor,
+    scores: Tensor,
+    weight: float = 1.0,
+    negative_weight: float | None = None,
+    tie_break: Tensor | None = None,
+) -> Contrast:
     """:func:`recast_ref.reference.contrast`: one pass over each group finds both members of the pair."""
     checks.dense(rewards=rewards, scores=scores, tie_break=tie_break)
     weights = checks.pair_weights(weight, negative_weight, rewards.dtype)
@@ -113,7 +124,14 @@ def contrast(rewards, scores, weight=1.0, negative_weight=None, tie_break=None):
         raise
 
 
-def recast(rewards, scores, repairable=None, weight=1.0, negative_weight=None, tie_break=None):
+def recast(
+    rewards: Tensor,
+    scores: Tensor,
+    repairable: Tensor | None = None,
+    weight: float = 1.0,
+    negative_weight: float | None = None,
+    tie_break: Tensor | None = None,
+) -> ReCast:
     """:func:`recast_ref.reference.recast`: a group is read once into a small buffer, repaired there and contrasted there;
     parallel over prompts."""
     checks.dense(rewards=rewards, scores=scores, repairable=repairable, tie_break=tie_break)
@@ -125,7 +143,13 @@ def recast(rewards, scores, repairable=None, weight=1.0, negative_weight=None, t
         raise
 
 
-def recast_from_sids(predictions, targets, weight=1.0, negative_weight=None, tie_break=None):
+def recast_from_sids(
+    predictions: Tensor,
+    targets: Tensor,
+    weight: float = 1.0,
+    negative_weight: float | None = None,
+    tie_break: Tensor | None = None,
+) -> ReCast:
     """:func:`recast_ref.reference.recast_from_sids` in one op: rewards and scores live in a buffer of one group and are
     never written to memory."""
     checks.dense(predictions=predictions, targets=targets, tie_break=tie_break)
@@ -137,7 +161,7 @@ def recast_from_sids(predictions, targets, weight=1.0, negative_weight=None, tie
         raise
 
 
-def branch_mask(positive_tokens, negative_tokens):
+def branch_mask(positive_tokens: Tensor, negative_tokens: Tensor) -> Tensor:
     """:func:`recast_ref.reference.branch_mask`, one pass a row."""
     checks.dense(positive_tokens=positive_tokens, negative_tokens=negative_tokens)
     try:
@@ -147,7 +171,7 @@ def branch_mask(positive_tokens, negative_tokens):
         raise
 
 
-def token_logps(logits, tokens):
+def token_logps(logits: Tensor, tokens: Tensor) -> Tensor:
     """:func:`recast_ref.reference.token_logps` without a log-softmax: forward reads each row once from memory and keeps two
     numbers for it, its log-sum-exp in two parts; backward is one pass that writes the gradient. Logits of any of the four
     dtypes are read as they are, sixteen at a time, with sums in float32 or wider; parallel over rows, whose results do not
@@ -161,17 +185,17 @@ def token_logps(logits, tokens):
 
 
 def policy_loss(
-    logps,
-    old_logps,
-    advantages,
-    mask,
-    ref_logps=None,
-    clip_low=0.2,
-    clip_high=0.28,
-    dual_clip=3.0,
-    kl_coef=0.0,
-    aggregate="token-mean",
-):
+    logps: Tensor,
+    old_logps: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    ref_logps: Tensor | None = None,
+    clip_low: float = 0.2,
+    clip_high: float = 0.28,
+    dual_clip: float = 3.0,
+    kl_coef: float = 0.0,
+    aggregate: str = "token-mean",
+) -> PolicyLoss:
     """:func:`recast_ref.reference.policy_loss` in one pass forward and one backward, with nothing kept between them and sums
     in double."""
     checks.dense(logps=logps, old_logps=old_logps, advantages=advantages, mask=mask, ref_logps=ref_logps)
@@ -185,19 +209,19 @@ def policy_loss(
 
 
 def logits_loss(
-    logits,
-    tokens,
-    old_logps,
-    advantages,
-    mask,
-    ref_logps=None,
-    clip_low=0.2,
-    clip_high=0.28,
-    dual_clip=3.0,
-    kl_coef=0.0,
-    aggregate="token-mean",
-    inplace_backward=False,
-):
+    logits: Tensor,
+    tokens: Tensor,
+    old_logps: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    ref_logps: Tensor | None = None,
+    clip_low: float = 0.2,
+    clip_high: float = 0.28,
+    dual_clip: float = 3.0,
+    kl_coef: float = 0.0,
+    aggregate: str = "token-mean",
+    inplace_backward: bool = False,
+) -> PolicyLoss:
     """:func:`recast_ref.reference.logits_loss` by :func:`token_logps` and :func:`policy_loss`. A masked row of logits is not
     even read.
 
@@ -217,9 +241,8 @@ def logits_loss(
     rest = (old_logps, advantages, mask, ref_logps)
     try:
         if inplace_backward and loss_in_place(logits):
-            return PolicyLoss(
-                *LossInPlace.apply(logits, tokens, *(x if x is None else x.detach() for x in rest), *options)
-            )
+            constants = (x if x is None else x.detach() for x in rest)
+            return PolicyLoss(*LossInPlace.apply(logits, tokens, *constants, *options))
         kept = mask.detach().bool()
         logps = differentiable.token_logps(logits, tokens, kept, inplace_backward)[0]
         # The mask as it came, so that one of anything but 0 and 1 is refused.
@@ -227,3 +250,54 @@ def logits_loss(
     except REFUSED:
         _name_it(checks.logits_loss_tensors, logits, tokens, *rest)
         raise
+
+
+def choose_anchor(targets: Tensor, values: Tensor, tie_break: Tensor | None = None) -> Tensor:
+    """:func:`recast_ref.reference.choose_anchor`: one pass over the targets of each prompt, parallel over prompts."""
+    checks.dense(targets=targets, values=values, tie_break=tie_break)
+    try:
+        return ops.choose_anchor(targets, values, tie_break)
+    except REFUSED:
+        _name_it(checks.anchor_tensors, targets, values, tie_break)
+        raise
+
+
+def nearness(predictions: Tensor, targets: Tensor) -> Tensor:
+    """:func:`recast_ref.reference.nearness`, by the loop of :func:`structural_scores`: over the targets, each against all that
+    the group named."""
+    checks.sid_tensors(predictions, targets)  # first: turned round, they would be refused under each other's name
+    return ops.structural_scores(targets[:, :, None], predictions.flatten(1, 2))
+
+
+def anchor_weights(logps: Tensor, alpha: float = 0.5, largest: float = 4.0) -> Tensor:
+    """:func:`recast_ref.reference.anchor_weights` as one op: three passes over the anchors of the batch, in double."""
+    checks.dense(logps=logps)
+    options = checks.anchor_options(alpha, largest, logps.dtype)
+    try:
+        return ops.anchor_weights(logps, *options)
+    except REFUSED:
+        _name_it(checks.anchor_logps, logps)
+        raise
+
+
+def hybrid(
+    rewards: Tensor,
+    scores: Tensor,
+    repairable: Tensor | None = None,
+    weight: float = 1.0,
+    negative_weight: float = 0.3,
+    tie_break: Tensor | None = None,
+    normalize: bool = True,
+    eps: float = 1e-6,
+) -> Hybrid:
+    """:func:`recast_ref.reference.hybrid`: the same few lines, over :func:`recast` and :func:`group_advantages` of this
+    module, which do nearly all of the work."""
+    picked = recast(rewards, scores, repairable, weight, negative_weight, tie_break)
+    whole = group_advantages(rewards, normalize, eps)
+    hit = (rewards > 0).any(dim=1)
+    return Hybrid(
+        picked.slot,
+        picked.positive.masked_fill(hit, -1),
+        picked.negative.masked_fill(hit, -1),
+        torch.where(hit[:, None], whole, picked.advantages),
+    )

@@ -13,7 +13,7 @@ ops = torch.ops.recast
 
 _SELECTION = (
     *("structural_scores", "hit_rewards", "group_regimes", "group_advantages", "repair", "contrast", "recast"),
-    *("recast_from_sids", "branch_mask"),
+    *("recast_from_sids", "branch_mask", "choose_anchor", "anchor_weights"),
 )
 _library = torch.library.Library("recast", "IMPL")
 
@@ -83,6 +83,18 @@ def _(predictions, targets, weight, negative_weight, tie_break):
 def _(positive_tokens, negative_tokens):
     checks.branch_tensors(positive_tokens, negative_tokens)
     return positive_tokens.new_empty(positive_tokens.shape, dtype=torch.bool)
+
+
+@_fake("choose_anchor")
+def _(targets, values, tie_break):
+    checks.anchor_tensors(targets, values, tie_break, values=False)
+    return targets.new_empty(targets.shape[0])
+
+
+@_fake("anchor_weights")
+def _(logps, alpha, largest):
+    checks.anchor_logps(logps, values=False)
+    return logps.new_empty(logps.shape)
 
 
 @_fake("token_logps")

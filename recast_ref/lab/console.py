@@ -8,8 +8,10 @@ from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from . import checkpoints, experiment, report, summary
+from .reading import printable
 
 
 def compare(world, settings, options, command):
@@ -28,7 +30,7 @@ def compare(world, settings, options, command):
     out = Path(options.out) if options.out else fresh_folder(world, settings, options.quick)
 
     def say(line):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
 
     say(world.describe())
     for note in world.notes:
@@ -54,8 +56,10 @@ def compare(world, settings, options, command):
                 if line:
                     say(line)
 
-            results = experiment.compare(world, settings, out, options.resume, on_progress)
-        checkpoints.save_text(out / "report.html", report.render(results))
+            def finish(results):
+                checkpoints.save_text(out / "report.html", report.render(results))
+
+            results = experiment.compare(world, settings, out, options.resume, on_progress, finish)
     except KeyboardInterrupt:
         say(f"Interrupted. {go_on}")
         return 130
@@ -94,12 +98,12 @@ def table(results, console):
     headers, rows = summary.table(results)
     droppable = [name for name in summary.LEAST_IMPORTANT if name in headers]
     while True:
-        shown = Table(title=summary.title(results), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        shown = Table(title=Text(summary.title(results)), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for i, header in enumerate(headers):
             header = header.replace(" ", "\n").replace("@", "\n@") if i else header
             shown.add_column(header, justify="right" if i else "left", no_wrap=True, vertical="bottom")
         for row in rows:
-            shown.add_row(*row)
+            shown.add_row(*map(Text, row))
         needed = console.measure(shown, options=console.options.update(width=1000)).maximum
         if needed <= console.width or not droppable:
             return shown

@@ -1,20 +1,17 @@
 """The experiment: what decides its numbers, and the folder of results it makes."""
 
-import hashlib
 import platform
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from .. import __version__
-from . import checkpoints, training, workers
+from . import checkpoints, locks, training, workers
 from .arms import ARMS
-from .evaluation import BEAM, popular
+from .evaluation import popular
 from .regimes import RegimeNotReached
 from .summary import matched_budget
-from .worlds import HISTORY, World
+from .worlds import World
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,14 @@ class ExperimentError(ValueError):
     """The experiment cannot be run as asked for: the world is too small for it, or the folder holds something else."""
 
 
-def compare(world: World, settings: Settings, out, resume=False, on_progress=lambda done, total, line: None):
+def compare(
+    world: World,
+    settings: Settings,
+    out,
+    resume=False,
+    on_progress=lambda done, total, line: None,
+    finish=lambda results: None,
+):
     """Run the experiment and write ``results.json`` to ``out``.
 
     It starts processes: a script that calls it needs the usual ``if __name__ == "__main__":``.
@@ -54,6 +58,7 @@ def compare(world: World, settings: Settings, out, resume=False, on_progress=lam
         out: folder for checkpoints and results; made if missing. One run at a time.
         resume: continue the run in ``out``, killed at whatever moment, to the numbers it would have reached.
         on_progress: called with the work done and in all (in runs) and, when something is finished, a line about it.
+        finish: called with the results while ``out`` is still held, to write more files there.
 
     Returns:
         the dict that was written.
@@ -61,22 +66,27 @@ def compare(world: World, settings: Settings, out, resume=False, on_progress=lam
     Raises:
         ExperimentError: ``out`` holds a run and ``resume`` is not set, or a run with other settings, data or versions; or
             the world is too small.
+        Held: another process runs in ``out``.
+        CheckpointError: a file in ``out`` is damaged or of another run; the message names it.
         FloatingPointError: training diverged; the message names the arm, the seed and the step.
     """
     out = Path(out)
-    check_folder(out, resume)
     if settings.all_zero is not None:
         world = replace(world, base_pairs=len(world.train) // 2)  # a strong base needs more than few
     _check_size(world, settings)
-    identity = {
-        "settings": {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(settings).items()},
-        "training": _training(settings),
-        "world": {"fingerprint": _fingerprint(world), "base_pairs": world.base_pairs},
-        "versions": {"recast-ref": __version__, "torch": torch.__version__},
-    }
+    identity = training.identity(world, settings)
+    check_folder(out, resume)
+    with locks.hold(out):
+        check_folder(out, resume)  # again: another may have held it until now
+        results = _compare(world, settings, out, resume, on_progress, identity)
+        finish(results)
+    return results
+
+
+def _compare(world, settings, out, resume, on_progress, identity):
     run_file = out / "run.json"
     if resume:
-        _check_same(out, checkpoints.load_json(run_file), identity)
+        check_same(run_file, identity)
     else:
         checkpoints.save_json(run_file, identity)
 
@@ -122,24 +132,8 @@ def check_folder(out, resume):
         raise ExperimentError(f"--out {out} holds no run to resume: leave out --resume to start one")
     if started and not resume:
         raise ExperimentError(f"--out {out} already holds a run: add --resume to continue it, or choose another folder")
-    if not started and out.exists() and any(out.iterdir()):
+    if not started and not locks.is_new(out):
         raise ExperimentError(f"--out {out} holds other files: choose a new folder")
-
-
-def _training(settings):
-    """The constants of training, for the record: a run can only be resumed with the same."""
-    return {
-        "learning_rates": {arm: settings.learning_rate or ARMS[arm].learning_rate for arm in settings.arms},
-        "minibatches": training.MINIBATCHES,
-        "warmup_updates": training.WARMUP,
-        "gradient_clip": training.GRADIENT_CLIP,
-        "kl_coef": training.KL_COEF,
-        "base_batch": training.BASE_BATCH,
-        "base_epochs": training.BASE_EPOCHS,
-        "base_learning_rate": training.BASE_LEARNING_RATE,
-        "history_items": HISTORY,
-        "beam": BEAM,
-    }
 
 
 def _check_size(world, settings):
@@ -159,19 +153,20 @@ def _check_size(world, settings):
         )
 
 
-def _fingerprint(world):
-    """Tells one world's data from another's."""
-    digest = hashlib.sha256(world.sids.tobytes())
-    for pairs in (world.train, world.valid, world.test):
-        for array in (pairs.user, pairs.history, pairs.target):
-            digest.update(array.tobytes())
-    return digest.hexdigest()[:16]
+def check_same(path, wanted):
+    """Raise unless the JSON file that says what the files beside it are of says the same as ``wanted``, a dict of dicts.
 
-
-def _check_same(out, found, wanted):
+    Raises:
+        ExperimentError: one of the values is another.
+        CheckpointError: the file is damaged.
+    """
+    found = checkpoints.load_json(path)
     for part, values in wanted.items():
+        there = found.get(part)
+        if not isinstance(there, dict):
+            raise checkpoints.CheckpointError(f"{path} is damaged, it has no {part}: start again in a new folder")
         for name, value in values.items():
-            if found[part].get(name) != value:
+            if there.get(name) != value:
                 raise ExperimentError(
-                    f"--out {out} cannot be resumed: it was started with {name} = {found[part].get(name)}, not {value}"
+                    f"--out {path.parent} cannot be resumed: it was started with {name} = {there.get(name)}, not {value}"
                 )

@@ -155,7 +155,7 @@ class Policy(nn.Module):
         later, _ = self.extend(read, responses[:, :, :-1])
         hidden = torch.cat([first, later], dim=2)
         nodes = self.trie.path(responses)
-        return torch.stack([self.next_logits(hidden[:, :, l], l, nodes[..., l]) for l in range(levels)], dim=2)
+        return torch.stack([self.next_logits(hidden[:, :, i], i, nodes[..., i]) for i in range(levels)], dim=2)
 
     def logps(self, history, responses, share_prompt=True):
         """Token log-probs ``(Q, W, L)`` of whole responses; arguments as for :meth:`logits`."""

@@ -31,6 +31,12 @@ class Trie:
             self.children.append(table)
             parent = node
 
+    @staticmethod
+    def cells(sids):
+        """How many cells of 8 bytes the tables for these SIDs have, without making them."""
+        nodes = sum(len(np.unique(sids[:, :level], axis=0)) for level in range(1, sids.shape[1]))
+        return (1 + nodes) * (int(sids.max()) + 1)
+
     def __len__(self):
         return len(self.sids)
 

@@ -4,17 +4,20 @@ One step: ``batch`` prompts are rolled out by the current policy, the arm makes 
 are computed on the responses that the signal kept, and the policy takes one optimizer update per minibatch.
 """
 
+import hashlib
 import itertools
 import time
 from contextlib import nullcontext
+from dataclasses import asdict
 
 import numpy as np
 import torch
 
+from .. import __version__
 from . import backend, checkpoints, regimes
 from .arms import ARMS, score
 from .audit import audit
-from .evaluation import evaluate
+from .evaluation import BEAM, evaluate
 from .memory import PeakBytes
 from .policy import Policy
 from .rollouts import beam, sample
@@ -28,6 +31,41 @@ MINIBATCHES = 2  # optimizer updates per batch of rollouts
 BASE_BATCH, BASE_EPOCHS, BASE_LEARNING_RATE = 16, 3, 1e-3  # also two updates a batch
 REGIME_BATCH, CONVERGED_EPOCHS = 64, 4  # where a regime is asked for
 PROBED = 512  # validation prompts whose groups tell a regime
+
+
+def identity(world, settings):
+    """All that decides the numbers of a run, as plain data: what is in ``run.json``, and in its checkpoints as a digest."""
+    return {
+        "settings": {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(settings).items()},
+        "training": {
+            "learning_rates": {arm: settings.learning_rate or ARMS[arm].learning_rate for arm in settings.arms},
+            "minibatches": MINIBATCHES,
+            "warmup_updates": WARMUP,
+            "gradient_clip": GRADIENT_CLIP,
+            "kl_coef": KL_COEF,
+            "base_batch": BASE_BATCH,
+            "base_epochs": BASE_EPOCHS,
+            "base_learning_rate": BASE_LEARNING_RATE,
+            "history_items": HISTORY,
+            "beam": BEAM,
+        },
+        "world": {"fingerprint": _fingerprint(world), "base_pairs": world.base_pairs},
+        "versions": {"recast-ref": __version__, "torch": torch.__version__, "checkpoints": checkpoints.FORMAT},
+    }
+
+
+def _fingerprint(world):
+    """Tells one world's data from another's."""
+    digest = hashlib.sha256(np.ascontiguousarray(world.sids))
+    for pairs in (world.train, world.valid, world.test):
+        for array in (pairs.user, pairs.history, pairs.target):
+            digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()[:16]
+
+
+def owner(world, settings, job, seed):
+    """Whose a checkpoint is: the job (``"base"`` or an arm), its seed, and the run."""
+    return {"job": job, "seed": seed, "run": checkpoints.digest(identity(world, settings))}
 
 
 def training_rows(world, seed):
@@ -91,9 +129,8 @@ def base_of_regime(world, settings, seed):
         optimizer_step(policy, optimizer, schedule, -policy.logps(history[rows], targets[rows, None]).mean())
 
     def probe():
-        responses = roll_out(
-            policy, probed[0], settings, torch.Generator().manual_seed(0)
-        )  # drawn the same way each time
+        drawn_alike = torch.Generator().manual_seed(0)  # each time
+        responses = roll_out(policy, probed[0], settings, drawn_alike)
         rewards = score(responses, probed[1], None).rewards
         return (backend.ops.group_regimes(rewards).bincount(minlength=3) / len(rewards)).tolist()
 
@@ -110,8 +147,9 @@ def train_base(world, settings, seed, path, on_progress):
     Returns:
         the record for results.json: ``{"final": metrics over the test pairs}``, and ``"regime"`` where one was asked for.
     """
+    of = owner(world, settings, "base", seed)
     if path.exists():
-        saved = checkpoints.load(path)
+        saved = checkpoints.load(path, of)
         return {name: saved[name] for name in ("final", "regime") if name in saved}
     record = {}
     if settings.all_zero is None:
@@ -120,7 +158,7 @@ def train_base(world, settings, seed, path, on_progress):
         policy, record["regime"] = base_of_regime(world, settings, seed)
     on_progress(0.5)
     record["final"] = evaluate(policy, policy, *as_sids(world, test_pairs(world, settings)))
-    checkpoints.save(path, {"policy": policy.state_dict(), **record})
+    checkpoints.save(path, {"policy": policy.state_dict(), **record}, of)
     return record
 
 
@@ -137,8 +175,10 @@ class Run:
     def __init__(self, world, settings, arm, seed, base_path):
         self.world, self.settings, self.arm, self.seed = world, settings, ARMS[arm], seed
         self.policy, self.base = new_policy(world, seed), new_policy(world, seed)
+        self.of = owner(world, settings, arm, seed)
+        state = checkpoints.load(base_path, {**self.of, "job": "base"})["policy"]
         for policy in (self.policy, self.base):
-            policy.load_state_dict(checkpoints.load(base_path)["policy"])
+            policy.load_state_dict(state)
         self.optimizer, self.schedule = new_optimizer(self.policy, settings.learning_rate or self.arm.learning_rate)
         self.generator = torch.Generator().manual_seed(seed)
         self.rows = training_rows(world, seed)[1][: settings.prompts]
@@ -190,7 +230,7 @@ class Run:
             of ``curve``.
         """
         if path.exists():
-            state = checkpoints.load(path)
+            state = checkpoints.load(path, self.of)
             if "record" in state:
                 on_progress(1.0)
                 return state["record"]
@@ -214,7 +254,7 @@ class Run:
             "curve": self.curve,
             "audit": audit(self.world, self.rows, self.repaired.numpy()) if self.repaired.any() else None,
         }
-        checkpoints.save(path, {"record": record, "policy": self.policy.state_dict()})
+        checkpoints.save(path, {"record": record, "policy": self.policy.state_dict()}, self.of)
         on_progress(1.0)
         return record
 
@@ -233,7 +273,7 @@ class Run:
             measured["regimes"] = dict(zip(("all_zero", "single_hit", "multi_hit"), shares))
         self.curve.append(measured)
         self._fresh_window()
-        checkpoints.save(path, self.state())
+        checkpoints.save(path, self.state(), self.of)
 
     def _train_step(self):
         first = self.step * self.settings.batch

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import queue
+import re
 import signal
 import threading
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -37,8 +38,7 @@ def run_jobs(world, settings, folder, on_progress):
     Raises:
         concurrent.futures.process.BrokenProcessPool: a worker died (out of memory, say).
     """
-    for half_written in folder.glob(".*"):
-        half_written.unlink()  # by a run that was killed while it saved
+    checkpoints.clean(folder)
     bases = [("base", seed) for seed in range(settings.seeds)]
     arms = [(arm, seed) for seed in range(settings.seeds) for arm in settings.arms]
     total = len(bases) + len(arms)
@@ -48,7 +48,7 @@ def run_jobs(world, settings, folder, on_progress):
     messages = context.Queue()
     others = set(multiprocessing.active_children())
     # As a file: what is sent to a process as it starts holds up the start of the next until it is read.
-    checkpoints.save(folder / "world.pt", world.state())
+    checkpoints.save(folder / "world.pt", world.state(), {"job": "world"})
     pool = ProcessPoolExecutor(cores(), context, _start, (settings, str(folder), messages))
 
     def report(line=None):
@@ -109,7 +109,7 @@ def _start(settings, folder, messages):
     torch.set_num_threads(1)
     backend.use(settings.backend)
     folder = Path(folder)
-    world = World.from_state(checkpoints.load(folder / "world.pt"))
+    world = World.from_state(checkpoints.load(folder / "world.pt", {"job": "world"}))
     _worker.update(world=world, settings=settings, folder=folder, messages=messages)
 
 
@@ -119,6 +119,18 @@ def end_with_parent():
     os._exit(1)
 
 
+@contextmanager
+def short_of_memory():
+    """torch raises ``RuntimeError`` where a tensor finds no room; make it a ``MemoryError`` of one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        found = re.search("you tried to allocate [0-9]+ bytes", str(error))
+        if not found:
+            raise
+        raise MemoryError(f"A worker process failed: {found[0]}") from None
+
+
 def _work(job):
     name, seed = job
     world, settings, folder = _worker["world"], _worker["settings"], _worker["folder"]
@@ -126,9 +138,10 @@ def _work(job):
     def progress(share):
         _worker["messages"].put((job, share))
 
-    if job == COST:
-        return measure(world, settings)
-    base = folder / f"base-{seed}.pt"
-    if name == "base":
-        return train_base(world, settings, seed, base, progress)
-    return Run(world, settings, name, seed, base).train(folder / f"{name}-{seed}.pt", progress)
+    with short_of_memory():
+        if job == COST:
+            return measure(world, settings)
+        base = folder / f"base-{seed}.pt"
+        if name == "base":
+            return train_base(world, settings, seed, base, progress)
+        return Run(world, settings, name, seed, base).train(folder / f"{name}-{seed}.pt", progress)

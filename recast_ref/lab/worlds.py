@@ -1,18 +1,16 @@
 """Worlds: who interacted with what, split into training, validation and test pairs of (history, next item)."""
 
+from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from .reading import DataError
 from .semantic_ids import collisions
 
 HISTORY = 10  # a prompt is the user's last 10 items
-
-
-class DataError(ValueError):
-    """A data file is not what it should be. The message starts with ``file:line:``."""
 
 
 @dataclass(frozen=True)
@@ -25,17 +23,15 @@ class Pairs:
 
     @classmethod
     def of(cls, rows):
-        """From ``(user, items before, item)`` triples; only the last ``HISTORY`` items before are kept."""
-        history = np.full((len(rows), HISTORY), -1, dtype=np.int64)
-        for i, (_, before, _) in enumerate(rows):
+        """From an iterable of ``(user, items before, item)``; only the last ``HISTORY`` items before are kept."""
+        user, history, target = array("q"), array("q"), array("q")
+        for who, before, item in rows:
             before = before[-HISTORY:]
-            if before:
-                history[i, -len(before) :] = before
-        return cls(
-            np.array([row[0] for row in rows], dtype=np.int64),
-            history,
-            np.array([row[2] for row in rows], dtype=np.int64),
-        )
+            user.append(who)
+            history.extend([-1] * (HISTORY - len(before)))
+            history.extend(before)
+            target.append(item)
+        return cls(np.asarray(user), np.asarray(history).reshape(-1, HISTORY), np.asarray(target))
 
     def __len__(self):
         return len(self.user)
@@ -100,8 +96,12 @@ def as_sids(world, pairs):
 
 def leaks(pairs, test):
     """Which pairs have a target that is among the same user's test targets: bool ``(N,)``."""
-    items = 1 + max((int(p.target.max()) for p in (pairs, test) if len(p)), default=0)
-    return np.isin(pairs.user * items + pairs.target, test.user * items + test.target)
+    return _among(pairs.user, pairs.target, test)
+
+
+def _among(user, target, test):
+    items = 1 + max((int(t.max()) for t in (target, test.target) if len(t)), default=0)
+    return np.isin(user * items + target, test.user * items + test.target)
 
 
 def split_last(timelines):
@@ -109,23 +109,36 @@ def split_last(timelines):
     earlier item that has a history is a training target. Pairs that would leak a test target are dropped.
 
     Args:
-        timelines: per user, a list of item numbers, oldest first.
+        timelines: per user, a list or array of item numbers, oldest first.
 
     Returns:
         ``train, valid, test, dropped``: three :class:`Pairs` and the number of pairs dropped.
     """
-    rows = {"train": [], "valid": [], "test": []}
-    for user, items in enumerate(timelines):
-        for i in range(1, len(items)):
-            part = {1: "test", 2: "valid"}.get(len(items) - i, "train")
-            rows[part].append((user, items[:i], items[i]))
-    train, valid, test = (Pairs.of(rows[part]) for part in ("train", "valid", "test"))
-    kept_train, kept_valid = train[~leaks(train, test)], valid[~leaks(valid, test)]
-    return kept_train, kept_valid, test, len(train) + len(valid) - len(kept_train) - len(kept_valid)
+    items = np.concatenate([np.empty(0, dtype=np.int64), *(np.asarray(t, dtype=np.int64) for t in timelines)])
+    lengths = np.array([len(timeline) for timeline in timelines], dtype=np.int64)
+    user = np.repeat(np.arange(len(lengths)), lengths)
+    place = np.arange(len(items)) - np.repeat(lengths.cumsum() - lengths, lengths)  # in its timeline
+    left = np.repeat(lengths, lengths) - place  # 1 for the last of its timeline
+
+    def pairs(targets):
+        """Those with their targets at these places of ``items``."""
+        history = np.full((len(targets), HISTORY), -1, dtype=np.int64)
+        for back in range(1, HISTORY + 1):
+            there = place[targets] >= back
+            history[there, -back] = items[targets[there] - back]
+        return Pairs(user[targets], history, items[targets])
+
+    test = pairs(np.flatnonzero((place > 0) & (left == 1)))
+    earlier = {"train": np.flatnonzero((place > 0) & (left > 2)), "valid": np.flatnonzero((place > 0) & (left == 2))}
+    # What leaks is dropped before its history is made: that is where the memory goes.
+    kept = {part: rows[~_among(user[rows], items[rows], test)] for part, rows in earlier.items()}
+    dropped = sum(len(earlier[part]) - len(kept[part]) for part in earlier)
+    return pairs(kept["train"]), pairs(kept["valid"]), test, dropped
 
 
 def load_world(where):
-    """``"synthetic"``, an ``*.index.json`` file in MiniOneRec's format or a folder with one, or a RecBole ``.inter`` file.
+    """``"synthetic"``, an ``*.index.json`` file in MiniOneRec's format or a folder with one, or a RecBole ``.inter`` file, which may be
+    gzipped.
 
     Raises:
         FileNotFoundError: no such path.
@@ -136,12 +149,12 @@ def load_world(where):
     if where == "synthetic":
         return synthetic.make()
     path = Path(where)
-    if not where or not path.exists():
+    if not where or "\0" in str(where) or not path.exists():
         raise FileNotFoundError(
             f"no world at {where!r}: expected 'synthetic', an *.index.json file, a folder with one, or a .inter file"
         )
     if path.is_dir() or path.name.endswith(minionerec.INDEX):
         return minionerec.load(path)
-    if path.suffix == ".inter":
+    if path.name.endswith((recbole.INTER, f"{recbole.INTER}.gz")):
         return recbole.load(path)
     raise DataError(f"{where}: expected an *.index.json file, a folder with one, or a RecBole .inter file")

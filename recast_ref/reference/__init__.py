@@ -10,9 +10,7 @@ Read the files in this order; each holds one idea.
 6. ``branching``    an option of ours: where the negative leaves the positive
 7. ``losses``       the clipped policy loss that all of this feeds
 8. ``anchoring``    of ours: which target becomes the anchor, and how far it is trusted
-9. ``hybrid``       of ours: GRPO where the group has a hit, an anchor where it has none
-
-The last two have no fast twin yet and are imported from their files.
+9. ``mixing``       of ours: GRPO where the group has a hit, an anchor where it has none
 
 Letters used everywhere: ``Q`` prompts, ``G`` responses per prompt (the group), ``M`` predicted and ``K`` target SIDs,
 ``L`` codes per SID, ``B`` rows of a loss batch, ``T`` tokens, ``V`` vocabulary.
@@ -21,10 +19,12 @@ Everything is batched over prompts and runs on any device that has float64. Sele
 ``TypeError`` (wrong type or dtype) or ``ValueError`` (wrong shape, device or value) naming the argument.
 """
 
+from .anchoring import anchor_weights, choose_anchor, nearness
 from .branching import branch_mask
 from .contrasting import Contrast, contrast
 from .grpo import group_advantages, group_regimes
 from .losses import PolicyLoss, logits_loss, policy_loss, token_logps
+from .mixing import Hybrid, hybrid
 from .recasting import ReCast, recast, recast_from_sids
 from .repairing import Repair, repair
 from .scoring import hit_rewards, structural_scores
@@ -46,4 +46,9 @@ __all__ = [
     "policy_loss",
     "logits_loss",
     "PolicyLoss",
+    "choose_anchor",
+    "nearness",
+    "anchor_weights",
+    "hybrid",
+    "Hybrid",
 ]

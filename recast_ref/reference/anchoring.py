@@ -6,13 +6,14 @@ slip of the log, and its gradient is as long as any other's.
 """
 
 import torch
+from torch import Tensor
 
-from .._checks import anchor_tensors, anchor_weight_options, sid_tensors
+from .._checks import anchor_logps, anchor_options, anchor_tensors, sid_tensors
 from .repairing import first_best
 from .scoring import structural_scores
 
 
-def choose_anchor(targets, values, tie_break=None):
+def choose_anchor(targets: Tensor, values: Tensor, tie_break: Tensor | None = None) -> Tensor:
     """Which of its targets becomes the anchor of each prompt: the real one of the largest value.
 
     What the values are is the choice: log-probs under the old policy take the likeliest target, :func:`nearness` the one that the
@@ -33,12 +34,15 @@ def choose_anchor(targets, values, tie_break=None):
         >>> choose_anchor(torch.tensor([[[12, 7], [30, 2], [-1, -1]]]), torch.tensor([[-9.0, -4.0, 0.0]]))
         tensor([1])
     """
-    real = anchor_tensors(targets, values, tie_break)
-    keys = [None if x is None else x.detach().masked_fill(~real, -torch.inf) for x in (values, tie_break)]
-    return first_best(keys[0], real, keys[1])
+    anchor_tensors(targets, values, tie_break)
+    real = (targets >= 0).all(dim=-1)
+    values = values.detach().masked_fill(~real, -torch.inf)
+    if tie_break is not None:
+        tie_break = tie_break.detach().masked_fill(~real, -torch.inf)
+    return first_best(values, real, tie_break)
 
 
-def nearness(predictions, targets):
+def nearness(predictions: Tensor, targets: Tensor) -> Tensor:
     """How near the group came to each target: the best prefix agreement ``phi`` of any SID that a response names.
 
     This is :func:`~.structural_scores` the other way round: each target is scored against all that the group named.
@@ -61,7 +65,7 @@ def nearness(predictions, targets):
     return structural_scores(targets[:, :, None], predictions.flatten(1, 2))
 
 
-def anchor_weights(logps, alpha=0.5, largest=4.0):
+def anchor_weights(logps: Tensor, alpha: float = 0.5, largest: float = 4.0) -> Tensor:
     """How much each anchor counts: its probability to the power ``alpha``, relative to the mean over the batch.
 
     Let ``p`` be the policy's probability of the one target that hits.
@@ -91,6 +95,7 @@ def anchor_weights(logps, alpha=0.5, largest=4.0):
         >>> anchor_weights(torch.tensor([0.01, 0.09]).log())
         tensor([0.5000, 1.5000])
     """
-    alpha, largest = anchor_weight_options(logps, alpha, largest)
+    anchor_logps(logps)
+    alpha, largest = anchor_options(alpha, largest, logps.dtype)
     share = (alpha * logps.detach().double()).softmax(dim=0)  # of the sum: no p is ever made, so that none vanishes
     return (share * len(logps)).clamp(max=largest).to(logps.dtype)

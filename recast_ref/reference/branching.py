@@ -8,10 +8,12 @@ the negative counts only from its branch point on, the shared codes keep the pos
     negative     12   7   40      advantage   0   0  -w
 """
 
+from torch import Tensor
+
 from .._checks import branch_tensors
 
 
-def branch_mask(positive_tokens, negative_tokens):
+def branch_mask(positive_tokens: Tensor, negative_tokens: Tensor) -> Tensor:
     """True from the first token where the negative leaves the positive; all False if it never does.
 
     Multiply the negative's advantage by it to get per-token advantages ``(B, T)`` for

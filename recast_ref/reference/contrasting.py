@@ -11,6 +11,7 @@ loss is 0. The gradient is not.
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from .._checks import group_tensors, pair_weights
 from .repairing import first_best
@@ -19,12 +20,18 @@ from .repairing import first_best
 class Contrast(NamedTuple):
     """The pair of each group."""
 
-    positive: torch.Tensor  # int64 (Q,): i+, -1 where the group is skipped
-    negative: torch.Tensor  # int64 (Q,): i-, -1 where the group is skipped
-    advantages: torch.Tensor  # (Q, G): +weight at i+, -negative_weight at i-, else 0
+    positive: Tensor  # int64 (Q,): i+, -1 where the group is skipped
+    negative: Tensor  # int64 (Q,): i-, -1 where the group is skipped
+    advantages: Tensor  # (Q, G): +weight at i+, -negative_weight at i-, else 0
 
 
-def contrast(rewards, scores, weight=1.0, negative_weight=None, tie_break=None):
+def contrast(
+    rewards: Tensor,
+    scores: Tensor,
+    weight: float = 1.0,
+    negative_weight: float | None = None,
+    tie_break: Tensor | None = None,
+) -> Contrast:
     """Choose the strongest positive and the hardest negative, and their advantages.
 
     A positive is ``r > 0``, a negative is a miss, ``r <= 0``. Rewards may be graded, or penalties; among misses ``u`` alone

@@ -14,11 +14,12 @@ other responses are misses, whatever they got.
 """
 
 import torch
+from torch import Tensor
 
 from .._checks import flag, number, refuse, reward_tensor
 
 
-def group_regimes(rewards):
+def group_regimes(rewards: Tensor) -> Tensor:
     """The regime of each group.
 
     Args:
@@ -36,7 +37,7 @@ def group_regimes(rewards):
     return (rewards > 0).sum(dim=1).clamp(max=2)
 
 
-def group_advantages(rewards, normalize=True, eps=1e-6):
+def group_advantages(rewards: Tensor, normalize: bool = True, eps: float = 1e-6) -> Tensor:
     """GRPO advantages, the baseline (OpenOneRec-RL) that ReCast starts from.
 
     ``A_i = (r_i - mean) / (std + eps)`` with the unbiased standard deviation of the group; ``normalize=False`` leaves
@@ -73,7 +74,7 @@ def group_advantages(rewards, normalize=True, eps=1e-6):
         r = (r - low) / unit
         mean, std = r.mean(dim=1, keepdim=True), r.std(dim=1, keepdim=True)
     else:
-        mean, std = 0.0, 1.0
+        mean, std = torch.zeros_like(unit), unit
     advantages = (r - mean) / (std + torch.full_like(unit, eps) / unit) if normalize else (r - mean) * unit
     advantages = advantages.to(rewards.dtype)
     wanted = f"values whose differences {torch.float64 if normalize else rewards.dtype} can hold"

@@ -13,6 +13,7 @@ tokens, and ``loss = policy + kl_coef * kl``.
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from .._checks import AGGREGATES as AGGREGATES
 from .._checks import HALF, flag, logit_tensors, logits_loss_tensors, loss_options, loss_tensors
@@ -21,15 +22,13 @@ from .._checks import HALF, flag, logit_tensors, logits_loss_tensors, loss_optio
 class PolicyLoss(NamedTuple):
     """0-d tensors: float32, or float64 if an input is. ``loss``, ``policy`` and ``kl`` carry a gradient to ``logps``."""
 
-    loss: torch.Tensor  # policy + kl_coef * kl
-    policy: torch.Tensor  # the clipped surrogate
-    kl: torch.Tensor  # k3 estimate of KL(policy || reference), 0 without ref_logps
-    clip_fraction: (
-        torch.Tensor
-    )  # share of unmasked tokens where the clipped term is the larger (the dual clip not counted)
+    loss: Tensor  # policy + kl_coef * kl
+    policy: Tensor  # the clipped surrogate
+    kl: Tensor  # k3 estimate of KL(policy || reference), 0 without ref_logps
+    clip_fraction: Tensor  # share of unmasked tokens whose clipped term is the larger (the dual clip not counted)
 
 
-def token_logps(logits, tokens):
+def token_logps(logits: Tensor, tokens: Tensor) -> Tensor:
     """Log-probability of each token under the softmax of its logits.
 
     ``logits[..., t, :]`` is the distribution that ``tokens[..., t]`` was drawn from. A causal model's output at a position is
@@ -52,27 +51,27 @@ def token_logps(logits, tokens):
     return _widen(logits).log_softmax(dim=-1).gather(dim=-1, index=_constant(tokens)[..., None]).squeeze(-1)
 
 
-def _widen(x):
+def _widen(x: Tensor) -> Tensor:
     return x.float() if x.dtype in HALF else x
 
 
-def _constant(x):
+def _constant(x: Tensor) -> Tensor:
     """Without a gradient. What was made under ``inference_mode`` cannot be saved for backward, but a copy of it can."""
     return x.clone() if x.is_inference() else x.detach()
 
 
 def policy_loss(
-    logps,
-    old_logps,
-    advantages,
-    mask,
-    ref_logps=None,
-    clip_low=0.2,
-    clip_high=0.28,
-    dual_clip=3.0,
-    kl_coef=0.0,
-    aggregate="token-mean",
-):
+    logps: Tensor,
+    old_logps: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    ref_logps: Tensor | None = None,
+    clip_low: float = 0.2,
+    clip_high: float = 0.28,
+    dual_clip: float = 3.0,
+    kl_coef: float = 0.0,
+    aggregate: str = "token-mean",
+) -> PolicyLoss:
     """Clipped policy loss with dual clip and KL penalty, as verl computes it, clamps included.
 
     Half-precision inputs are widened to float32 first. A NaN that is not masked makes the loss NaN, for the trainer to see.
@@ -106,7 +105,7 @@ def policy_loss(
     if advantages.dim() == 1:
         advantages = advantages[:, None].expand_as(logps)
 
-    def unmasked(x):  # before any arithmetic: a gradient through exp(nan) * 0 would be nan
+    def unmasked(x: Tensor) -> Tensor:  # before any arithmetic: a gradient through exp(nan) * 0 would be nan
         return torch.where(mask, _widen(x), 0.0)
 
     logps, advantages = unmasked(logps), unmasked(_constant(advantages))
@@ -129,19 +128,19 @@ def policy_loss(
 
 
 def logits_loss(
-    logits,
-    tokens,
-    old_logps,
-    advantages,
-    mask,
-    ref_logps=None,
-    clip_low=0.2,
-    clip_high=0.28,
-    dual_clip=3.0,
-    kl_coef=0.0,
-    aggregate="token-mean",
-    inplace_backward=False,
-):
+    logits: Tensor,
+    tokens: Tensor,
+    old_logps: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    ref_logps: Tensor | None = None,
+    clip_low: float = 0.2,
+    clip_high: float = 0.28,
+    dual_clip: float = 3.0,
+    kl_coef: float = 0.0,
+    aggregate: str = "token-mean",
+    inplace_backward: bool = False,
+) -> PolicyLoss:
     """:func:`policy_loss` of :func:`token_logps`.
 
     Args:
@@ -172,7 +171,7 @@ def logits_loss(
     )
 
 
-def _aggregate(values, mask, how):
+def _aggregate(values: Tensor, mask: Tensor, how: str) -> Tensor:
     """Reduce ``(B, T)`` values, 0 where masked, to one number; 0 if nothing is unmasked."""
     values = torch.where(mask, values, 0.0)
     tokens = mask.sum(dim=1)

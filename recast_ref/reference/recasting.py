@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-import torch
+from torch import Tensor
 
 from .._checks import group_tensors, sid_tensors
 from .contrasting import contrast
@@ -13,13 +13,20 @@ from .scoring import hit_rewards, structural_scores
 class ReCast(NamedTuple):
     """Which response the anchor replaces, and the pair each group is updated on."""
 
-    slot: torch.Tensor  # int64 (Q,): where the anchor goes, -1 where the group is untouched
-    positive: torch.Tensor  # int64 (Q,): i+, -1 where the group is skipped
-    negative: torch.Tensor  # int64 (Q,): i-, -1 where the group is skipped
-    advantages: torch.Tensor  # (Q, G): +weight at i+, -negative_weight at i-, else 0
+    slot: Tensor  # int64 (Q,): where the anchor goes, -1 where the group is untouched
+    positive: Tensor  # int64 (Q,): i+, -1 where the group is skipped
+    negative: Tensor  # int64 (Q,): i-, -1 where the group is skipped
+    advantages: Tensor  # (Q, G): +weight at i+, -negative_weight at i-, else 0
 
 
-def recast(rewards, scores, repairable=None, weight=1.0, negative_weight=None, tie_break=None):
+def recast(
+    rewards: Tensor,
+    scores: Tensor,
+    repairable: Tensor | None = None,
+    weight: float = 1.0,
+    negative_weight: float | None = None,
+    tie_break: Tensor | None = None,
+) -> ReCast:
     """Turn groups of any regime into pairs: :func:`~.repair` where there is no hit, then :func:`~.contrast`.
 
     A group is skipped (``positive = negative = -1``) where no pair exists: it has no hit and cannot be repaired, or every
@@ -50,7 +57,13 @@ def recast(rewards, scores, repairable=None, weight=1.0, negative_weight=None, t
     return ReCast(slot, *contrast(rewards, scores, weight, negative_weight, tie_break))
 
 
-def recast_from_sids(predictions, targets, weight=1.0, negative_weight=None, tie_break=None):
+def recast_from_sids(
+    predictions: Tensor,
+    targets: Tensor,
+    weight: float = 1.0,
+    negative_weight: float | None = None,
+    tie_break: Tensor | None = None,
+) -> ReCast:
     """From SIDs to the pair: :func:`~.hit_rewards` and :func:`~.structural_scores`, then :func:`recast`.
 
     A prompt can be repaired if it has a target: a SID that is not padding.

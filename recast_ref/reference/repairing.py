@@ -9,6 +9,7 @@ slot, with old log-probs from one teacher-forced pass of the old policy, is the 
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from .._checks import group_tensors
 
@@ -16,12 +17,14 @@ from .._checks import group_tensors
 class Repair(NamedTuple):
     """Groups after repair."""
 
-    slot: torch.Tensor  # int64 (Q,): the response the anchor replaces, -1 where the group is untouched
-    rewards: torch.Tensor  # (Q, G): r, with r_slot = 1
-    scores: torch.Tensor  # (Q, G): u, with u_slot = 1
+    slot: Tensor  # int64 (Q,): the response the anchor replaces, -1 where the group is untouched
+    rewards: Tensor  # (Q, G): r, with r_slot = 1
+    scores: Tensor  # (Q, G): u, with u_slot = 1
 
 
-def repair(rewards, scores, repairable=None, tie_break=None):
+def repair(
+    rewards: Tensor, scores: Tensor, repairable: Tensor | None = None, tie_break: Tensor | None = None
+) -> Repair:
     """Choose where the anchor goes, and give that response ``r = 1`` and ``u = 1``.
 
     Ties for the lowest score go to the largest tie key, else to the lowest index. Give random keys in training: where
@@ -58,7 +61,7 @@ def repair(rewards, scores, repairable=None, tie_break=None):
     return Repair(slot, rewards.masked_fill(is_slot, 1.0), scores.masked_fill(is_slot, 1.0))
 
 
-def first_best(values, allowed, tie_break=None):
+def first_best(values: Tensor, allowed: Tensor, tie_break: Tensor | None = None) -> Tensor:
     """Index of the largest of the allowed values in each row, int64 ``(Q,)``; -1 where none is allowed.
 
     Ties go to the largest tie key, then to the lowest index.

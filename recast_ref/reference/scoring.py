@@ -13,11 +13,12 @@ With the target ``(12, 7, 201)``::
 """
 
 import torch
+from torch import Tensor
 
 from .._checks import sid_tensors
 
 
-def structural_scores(predictions, targets):
+def structural_scores(predictions: Tensor, targets: Tensor) -> Tensor:
     """Mean over the predicted SIDs of their best prefix agreement with any target::
 
         u_i = 1/|P_i| * sum over p in P_i of max over t in T of phi(p, t)
@@ -52,7 +53,7 @@ def structural_scores(predictions, targets):
     return (total.double() / (size * 10 ** (levels - 1)).double()).float()
 
 
-def hit_rewards(predictions, targets):
+def hit_rewards(predictions: Tensor, targets: Tensor) -> Tensor:
     """1 where any SID of the response is a target, else 0.
 
     Args, padding and errors are those of :func:`structural_scores`.
@@ -67,18 +68,18 @@ def hit_rewards(predictions, targets):
     return hits.flatten(start_dim=2).any(dim=-1).float()
 
 
-def _matched_codes(predictions, targets):
+def _matched_codes(predictions: Tensor, targets: Tensor) -> Tensor:
     """How many leading codes agree, int64 ``(Q, G, M, K)``; 0 where either side is padding."""
     real = _is_real(predictions)[..., None] & _is_real(targets)[:, None, None]
     agree = predictions[:, :, :, None] == targets[:, None, None]  # (Q, G, M, K, L)
     return agree.long().cumprod(dim=-1).sum(dim=-1) * real
 
 
-def _is_real(sids):
+def _is_real(sids: Tensor) -> Tensor:
     return (sids >= 0).all(dim=-1)
 
 
-def _distinct(sids):
+def _distinct(sids: Tensor) -> Tensor:
     """Which SIDs of each response are members of its set: real, and not a copy of an earlier one. Bool ``(Q, G, M)``."""
     same = (sids[:, :, :, None] == sids[:, :, None]).all(dim=-1)  # (Q, G, M, M)
     copy_of_earlier = same.tril(diagonal=-1).any(dim=-1)

@@ -6,7 +6,8 @@ so from the command line, ``test_mine = suite(my_rule)`` in pytest. ``examples.p
 
 1. ``strategies``      groups, SIDs and loss batches to draw
 2. ``kinds``           what a variant can stand in for, and how it is called
-3. ``laws``            what a law is; ``laws_any``, ``laws_selection``, ``laws_losses`` and ``by_hand`` state them
+3. ``laws``            what a law is; ``laws_any``, ``laws_selection``, ``laws_anchors``, ``laws_losses`` and ``by_hand`` state
+   them
 4. ``loops``           the definitions as plain loops, to check the reference against
 5. ``checking``        holding a variant to the laws; ``drawing`` shows what broke, ``suite`` makes pytest tests
 """
@@ -16,8 +17,9 @@ try:
 except ImportError as error:
     raise ImportError("recast_ref.testing needs hypothesis: pip install recast-ref[test]") from error
 
-from . import laws_any, laws_losses, laws_selection  # noqa: F401  (they register the laws)
-from .checking import Outcome, Report, breaks, check, replay
+from .._outcomes import Outcome, Report
+from . import laws_anchors, laws_any, laws_losses, laws_selection  # noqa: F401  (they register the laws)
+from .checking import breaks, check, replay
 from .kinds import KINDS, LawBroken, NotApplicable
 from .laws import LAWS, Law, demand, law, laws_of, same
 from .strategies import loss_inputs, sid_groups, sparse_hit_groups

@@ -53,9 +53,8 @@ REPAIR = [
 
 CONTRAST = [
     _pair(_group([0.0, 1, 0], [0.1, 1.0, 0.01]), 1, 0, [-1, 1, 0]),
-    _pair(
-        _group([0.5, 1, 0], [0.9, 1.0, 0.01]), 1, 2, [0, 1, -1]
-    ),  # graded: 0.5 is neither the strongest nor a negative
+    # Graded: 0.5 is neither the strongest nor a negative.
+    _pair(_group([0.5, 1, 0], [0.9, 1.0, 0.01]), 1, 2, [0, 1, -1]),
     _pair(_group([1.0, 1, 0, 0], [1.0, 1.0, 0.1, 0.1]), 0, 2, [1, 0, -1, 0]),  # ties: the lowest index
     _pair(_group([1.0, 1, 0, 0], [1.0, 1.0, 0.1, 0.1], [0.1, 0.2, 0.3, 0.4]), 1, 3, [0, 1, 0, -1]),  # the largest key
     _pair(_group([0.0, 1, 0], [0.1, 1.0, 0.01], weight=2.0), 1, 0, [-2, 2, 0]),
@@ -132,6 +131,56 @@ REGIMES = [
     {"rewards": T([[0.25, 0.0], [0.25, 3.0]]), "expected": {"regimes": T([1, 2])}},
     {"rewards": T([[-1.0, -1.0], [-1.0, 1.0], [-0.5, 0.0]]), "expected": {"regimes": T([0, 1, 0])}},
 ]
+
+
+def _target(values, chosen, tie_break=None, padded=0):
+    """Targets of two codes each, the last few of which are padding."""
+    real = [[12, i] for i in range(len(values) - padded)]
+    case = {"targets": T([real + [[12, -1], [-1, 7]][:padded]]), "values": T([values])}
+    return case | ({} if tie_break is None else {"tie_break": T([tie_break])}) | {"expected": {"chosen": T([chosen])}}
+
+
+CHOICES = [
+    _target([-9.0, -4.0, -5.0], 1),
+    _target([-9.0, -4.0, -1.0, 0.0], 1, padded=2),
+    _target([-4.0, -4.0], 0),  # tie: the lowest index
+    _target([-4.0, -9.0, -4.0, -4.0], 2, [0.1, 9.0, 0.2, 0.2]),  # tie: the largest key, then the lowest index
+    _target([-4.0, -4.0, 0.0], 1, [0.1, 0.2, 9.0], padded=1),
+    _target([-INF, -INF, 0.0], 0, padded=1),  # no worse than any other
+    _target([-INF, -INF, 0.0], 1, [-INF, 0.0, INF], padded=1),
+    _target([-9.0, -4.0, math.nan, math.nan], 1, [0.0, 0.0, math.nan, math.nan], padded=2),
+    _target([0.0, 0.0], -1, padded=2),
+]
+
+NEAR = [
+    {
+        # (12, 9), (44, 0) and (30, 2) are named; the fourth target is padding
+        "predictions": T([[[[12, 9], [44, 0]], [[44, -1], [30, 2]]]]),
+        "targets": T([[[12, 7], [30, 2], [50, 9], [44, -1], [44, 1]]]),
+        "expected": {"nearness": _row([0.1, 1, 0, 0, 0.1])},
+    },
+    # The nearest of several, not their mean.
+    _sids([[12, 7, 40], [12, 1, 1], [5, 5, 5]], [[12, 7, 201]], {"nearness": _row([0.1])}),
+    _sids([[-1, -1]], [[12, 7]], {"nearness": _row([0])}),
+]
+
+_P = T([0.01, 0.04, 0.16, 0.04])  # square roots 0.1, 0.2, 0.4, 0.2: mean 0.225
+
+
+def _weights(logps, weights, **options):
+    return {"logps": logps, **options, "expected": {"weights": T(weights)}}
+
+
+WEIGHTS = [
+    _weights(_P.log(), [0.1 / 0.225, 0.2 / 0.225, 0.4 / 0.225, 0.2 / 0.225]),
+    _weights(_P.log(), [0.1 / 0.225, 0.2 / 0.225, 1.5, 0.2 / 0.225], largest=1.5),
+    _weights(_P.log(), [0.16, 0.64, 2.56, 0.64], alpha=1.0),  # mean 0.0625
+    _weights(_P.log(), [1.0] * 4, alpha=0.0),
+    _weights(_P.log() - 1000, [0.1 / 0.225, 0.2 / 0.225, 0.4 / 0.225, 0.2 / 0.225]),  # no p of these is above 0
+    _weights(T([0.0, *[-99.0] * 9]), [4.0, *[0.0] * 9]),  # 10, cut to 4
+    _weights(T([-5.0]), [1.0]),
+]
+
 
 BRANCH = [
     {
@@ -270,6 +319,26 @@ TABLES = {
         }
     ],
     "branch_mask": BRANCH,
+    "choose_anchor": CHOICES,
+    "nearness": NEAR,
+    "anchor_weights": WEIGHTS,
+    "hybrid": [
+        _pair(_group([0.0, 0, 0], [0.1, 0.0, 0.01]), 1, 0, [-0.3, 1, 0], slot=1),
+        _pair(
+            _group([0.0, 0, 0], [0.1, 0.0, 0.0], [0.5, 0.1, 0.9], weight=2.0, negative_weight=0.5),
+            *(2, 0, [-0.5, 0, 2], 2),
+        ),
+        _pair(_group([0.0, 0, 0], [0.1, 0.0, 0.01], None, False), -1, -1, [0, 0, 0], slot=-1),
+        _pair(_group([0.0], [0.0]), -1, -1, [0], slot=0),  # its anchor has no negative
+        _pair(_group([-1.0, -1, -0.5], [0.1, 0.0, 0.01]), 1, 0, [-0.3, 1, 0], slot=1),  # penalties among misses only
+        # A hit: GRPO, and no anchor. Mean 1/4, std 1/2; then mean 1/6, std sqrt(7/12).
+        _pair(_group([0.0, 0, 1, 0], [0.1, 0.0, 1.0, 0.0], weight=2.0), -1, -1, [-0.5, -0.5, 1.5, -0.5], slot=-1),
+        _pair(_group([1.0, 0, -0.5], [1.0, 0.1, 0.0]), -1, -1, [x / math.sqrt(21) for x in (5, -1, -4)], slot=-1),
+        _pair(_group([0.0, 1], [0.1, 1.0], normalize=False), -1, -1, [-0.5, 0.5], slot=-1),
+        _pair(_group([0.0, 1], [0.1, 1.0], eps=1.0), -1, -1, [-0.5 / (1 + 0.5**0.5), 0.5 / (1 + 0.5**0.5)], slot=-1),
+        _pair(_group([1.0, 1], [1.0, 1.0]), -1, -1, [0, 0], slot=-1),
+        _pair(_group([1.0], [1.0]), -1, -1, [1], slot=-1),
+    ],
     "token_logps": LOGPS,
     "policy_loss": POLICY,
     "logits_loss": [_from_logps(case) for case in POLICY],

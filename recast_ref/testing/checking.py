@@ -2,83 +2,23 @@
 
 import contextlib
 import importlib
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import hypothesis
 import torch
 
 from .. import reference
+from .._outcomes import BROKEN, HOLDS, ON_PURPOSE, SILENT, SPARED, Outcome, Report
 from . import drawing, loops
 from .kinds import KINDS, LawBroken, NotApplicable, Subject, describe
-from .laws import LAWS, index, laws_of, size
+from .laws import LAWS, STATE_LAW, index, laws_of, size
 
-HOLDS, BROKEN, ON_PURPOSE, SPARED, SILENT = "holds", "BROKEN", "broken on purpose", "holds after all", "not applicable"
-
-
-@dataclass
-class Outcome:
-    """What became of one law."""
-
-    law: str
-    status: str  # one of the five above
-    examples: int = 0  # how many it was held to
-    message: str = ""  # what is wrong, or why the law says nothing
-    inputs: dict = field(default_factory=dict)  # the smallest counterexample
-    table: str = ""  # the same, drawn
-    line: str = ""  # of Python, which reproduces it
-
-    def assert_holds(self):
-        """Raise ``AssertionError`` with the counterexample if the law is broken, and not on purpose."""
-        if self.status == BROKEN:
-            raise AssertionError(str(self))
-
-    def __str__(self):
-        line = f"{self.law:<28} {self.status}"
-        if self.status == HOLDS:
-            return f"{line}, {self.examples} examples"
-        if self.status == SPARED:
-            return f"{line}: declared broken, but no counterexample in {self.examples} examples"
-        if self.status == BROKEN:
-            return f"{line}: {self.message}\n" + drawing.indent(f"{self.table}\n{self.line}")
-        return f"{line}: {self.message}"
+Variant = Callable[..., Any]
+V = TypeVar("V", bound=Variant)
 
 
-@dataclass
-class Report:
-    """The outcomes of :func:`check`; ``str(report)`` has a line for each, and the counterexamples."""
-
-    variant: str
-    kind: str
-    against: str
-    outcomes: list
-
-    @property
-    def ok(self):
-        """Whether no law is broken but those that are so on purpose."""
-        return not any(outcome.status == BROKEN for outcome in self.outcomes)
-
-    def __getitem__(self, law):
-        """The outcome of a law, by name."""
-        return next(outcome for outcome in self.outcomes if outcome.law == law)
-
-    def assert_holds(self):
-        """Raise ``AssertionError`` with the report if a law is broken, and not on purpose."""
-        if not self.ok:
-            raise AssertionError(str(self))
-
-    def __str__(self):
-        return "\n".join([*map(str, self.outcomes), self.summary()])
-
-    def summary(self):
-        """What was checked, and how many outcomes there are of each status."""
-        counts = {}
-        for outcome in self.outcomes:
-            counts[outcome.status] = counts.get(outcome.status, 0) + 1
-        counted = ", ".join(f"{count} {status}" for status, count in counts.items())
-        return f"{self.variant} as {self.kind}, against {self.against}: {counted}"
-
-
-def breaks(*laws, because=""):
+def breaks(*laws: str, because: str = "") -> Callable[[V], V]:
     """Declare which laws a variant breaks on purpose, and why::
 
         @breaks("agreement", "zero_sum", because="the negative counts half")
@@ -96,7 +36,16 @@ def breaks(*laws, because=""):
     return declare
 
 
-def check(variant, against="reference", laws=None, examples=100, seed=0, kind=None, breaks=(), on_outcome=None):
+def check(
+    variant: Variant,
+    against: str | Variant | None = "reference",
+    laws: Iterable[str] | None = None,
+    examples: int = 100,
+    seed: int = 0,
+    kind: str | None = None,
+    breaks: Iterable[str] = (),
+    on_outcome: Callable[[Outcome], object] | None = None,
+) -> Report:
     """Hold a variant to the laws about its kind.
 
     Args:
@@ -118,25 +67,105 @@ def check(variant, against="reference", laws=None, examples=100, seed=0, kind=No
         ValueError: there is no such law or kind, or the arguments of the variant are of no kind.
         ImportError: ``against="fast"`` and there is no fast path.
     """
-    subject = subject_of(variant, against, kind)
-    about = laws_of(subject.kind.name)
-    _known(laws or (), about, f" about {subject.kind.name}")
-    declared = {**getattr(variant, "breaks", {}), **dict.fromkeys(breaks, "")}
-    _known(declared)
-    report = Report(describe(variant), subject.kind.name, _name(against), [])
-    for name in laws or about:
-        if report.outcomes and report.outcomes[0].law == "form" and report.outcomes[0].status == BROKEN:
-            outcome = Outcome(name, SILENT, message="its answers have not the right form")
-        else:
-            with _one_thread():
-                outcome = _hold(LAWS[name], subject, examples, seed, declared, against)
-        report.outcomes.append(outcome)
-        if on_outcome:
-            on_outcome(outcome)
-    return report
+    held = Check(variant, against, laws, examples, seed, kind, breaks)
+    return Report(*held.names).collect(held.laws, held.hold, on_outcome)
 
 
-def replay(law, variant, /, against="reference", kind=None, **inputs):
+class Check:
+    """A variant and the laws it is to be held to; arguments and errors as those of :func:`check`.
+
+    Attributes:
+        laws: their names, in their order.
+        names: of the variant, of its kind, and of what it is compared with.
+        on_example: called with a :class:`~.laws.Law` and its inputs before each example, and with the
+            :class:`~.kinds.LawBroken` too if it is a counterexample.
+    """
+
+    def __init__(self, variant, against="reference", laws=None, examples=100, seed=0, kind=None, breaks=()):
+        self.subject = subject_of(variant, against, kind)
+        about = laws_of(self.subject.kind.name)
+        _known(laws or (), about, f" about {self.subject.kind.name}")
+        self.laws = list(laws or about)
+        self.declared = {**getattr(variant, "breaks", {}), **dict.fromkeys(breaks, "")}
+        _known(self.declared)
+        self.names = describe(variant), self.subject.kind.name, _name(against)
+        self.against, self.examples, self.seed = against, examples, seed
+        self.on_example = None
+        self.subject.spares_state = STATE_LAW in self.laws or STATE_LAW in self.declared
+
+    def line(self, law, inputs):
+        """A line of Python that replays a law on the inputs."""
+        return drawing.line(self.subject, law, inputs, self.against)
+
+    def hold(self, name):
+        """Hold the variant to the law of that name; returns the :class:`Outcome`."""
+        with _one_thread():
+            return self._hold(LAWS[name])
+
+    def _hold(self, law):
+        failed, count = {}, 0
+
+        def one(inputs):
+            nonlocal failed, count
+            count += 1
+            try:
+                self._run(law, inputs)
+            except LawBroken as error:
+                failed = inputs
+                if self.on_example:
+                    self.on_example(law, inputs, error)
+                raise
+
+        declared = law.name in self.declared
+        try:
+            if law.table:
+                _each(one, law.table(self.subject.kind.name))
+            else:
+                _drawn(one, law.inputs(self.subject), self.examples, self.seed, shrink=not declared)
+        except NotApplicable as reason:
+            return Outcome(law.name, SILENT, message=str(reason))
+        except (LawBroken, hypothesis.errors.Flaky) as error:
+            message = str(error) if isinstance(error, LawBroken) else "answers differ from one call to the next"
+            if declared:
+                return Outcome(law.name, ON_PURPOSE, count, self.declared[law.name] or message, failed)
+            if not law.table:
+                failed, error = self._dropped(law, failed, error)
+            table = drawing.draw(self.subject, law, failed, error)
+            return Outcome(law.name, BROKEN, count, message, failed, table, self.line(law, failed))
+        return Outcome(law.name, SPARED if declared else HOLDS, count)
+
+    def _run(self, law, inputs):
+        if self.on_example:
+            self.on_example(law, inputs)
+        law.run(self.subject, **inputs)
+
+    def _dropped(self, law, inputs, error):
+        """The counterexample without the prompts, responses, SIDs, rows and tokens that it does not need.
+
+        Hypothesis shrinks what it drew; a response is spread over several of its draws, and sometimes stays.
+        """
+        kind = self.subject.kind
+        for axis in "QGMKBT":
+            if not any(axis in axes and name in inputs for name, axes in kind.arguments.items()):
+                continue
+            for place in reversed(range(size(kind, inputs, axis))):
+                rest = [i for i in range(size(kind, inputs, axis)) if i != place]
+                if not rest:
+                    continue
+                fewer = index(kind, inputs, axis, torch.tensor(rest))
+                try:
+                    self._run(law, fewer)
+                except LawBroken as still:
+                    if str(still) == str(error):  # and not that an order no longer fits, say
+                        inputs, error = fewer, still
+                except NotApplicable:
+                    pass
+        return inputs, error
+
+
+def replay(
+    law: str, variant: Variant, /, against: str | Variant | None = "reference", kind: str | None = None, **inputs: Any
+) -> None:
     """Hold a variant to one law on the given inputs: the line under a counterexample.
 
     Raises:
@@ -146,7 +175,7 @@ def replay(law, variant, /, against="reference", kind=None, **inputs):
     LAWS[law].run(subject_of(variant, against, kind), **inputs)
 
 
-def subject_of(variant, against="reference", kind=None):
+def subject_of(variant: Variant, against: str | Variant | None = "reference", kind: str | None = None) -> Subject:
     """The :class:`~.kinds.Subject` of a variant.
 
     Raises:
@@ -195,62 +224,6 @@ def _known(names, among=None, about=""):
 
 def _name(against):
     return against if isinstance(against, str) else "nothing" if against is None else describe(against)
-
-
-def _hold(law, subject, examples, seed, declared, against):
-    failed, count = {}, 0
-
-    def one(inputs):
-        nonlocal failed, count
-        count += 1
-        try:
-            law.run(subject, **inputs)
-        except LawBroken:
-            failed = inputs
-            raise
-
-    try:
-        if law.table:
-            _each(one, law.table(subject.kind.name))
-        else:
-            _drawn(one, law.inputs(subject), examples, seed, shrink=law.name not in declared)
-    except NotApplicable as reason:
-        return Outcome(law.name, SILENT, message=str(reason))
-    except (LawBroken, hypothesis.errors.Flaky) as error:
-        message = str(error) if isinstance(error, LawBroken) else "answers differ from one call to the next"
-        if law.name in declared:
-            reason = declared[law.name]
-            return Outcome(law.name, ON_PURPOSE, count, reason or message, failed)
-        if not law.table:
-            failed, error = _dropped(law, subject, failed, error)
-        table = drawing.draw(subject, law, failed, error)
-        line = drawing.line(subject, law, failed, against)
-        return Outcome(law.name, BROKEN, count, message, failed, table, line)
-    return Outcome(law.name, SPARED if law.name in declared else HOLDS, count)
-
-
-def _dropped(law, subject, inputs, error):
-    """The counterexample without the prompts, responses, SIDs, rows and tokens that it does not need.
-
-    Hypothesis shrinks what it drew; a response is spread over several of its draws, and sometimes stays.
-    """
-    kind = subject.kind
-    for axis in "QGMKBT":
-        if not any(axis in axes and name in inputs for name, axes in kind.arguments.items()):
-            continue
-        for place in reversed(range(size(kind, inputs, axis))):
-            rest = [i for i in range(size(kind, inputs, axis)) if i != place]
-            if not rest:
-                continue
-            fewer = index(kind, inputs, axis, torch.tensor(rest))
-            try:
-                law.run(subject, **fewer)
-            except LawBroken as still:
-                if str(still) == str(error):  # and not that an order no longer fits, say
-                    inputs, error = fewer, still
-            except NotApplicable:
-                pass
-    return inputs, error
 
 
 def _each(one, table):

@@ -1,6 +1,8 @@
 """A counterexample as a small table of rollouts, and as a line of Python."""
 
 import math
+import operator
+import sys
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ HEADS = {
     "logps": "logp",
     "predictions": "SIDs",
     "responses": "codes",
+    "values": "value",
 }
 
 
@@ -29,22 +32,17 @@ def draw(subject, law, inputs, error):
         except (kinds.LawBroken, kinds.NotApplicable):
             got = {}
     if kind.batch in "QB" and kind.batch:
-        axis = "G" if kind.batch == "Q" else "T"
+        axis = kind.ranked if kind.batch == "Q" else "T"
         lines = _groups(kind, inputs, got, expected or {}, place, axis)
     else:
         lines = []
-    drawn = {name for name, axes in kind.arguments.items() if len(axes) > 1 and axes[1] in "GT"} if lines else set()
+    drawn = {name for name, axes in kind.arguments.items() if axes[1:2] == axis} if lines else set()
     rest = [f"{name} = {literal(value)}" for name, value in inputs.items() if name not in drawn and name != "expected"]
     answers = []
     for words, answer in (("answered", got), ("expected", expected or {})):
         shown = {n: v for n, v in answer.items() if not v.dim() or not lines}
         answers += [f"{words} " + ", ".join(f"{n} {literal(v)}" for n, v in shown.items())] if shown else []
     return "\n".join(line if len(line) <= WIDTH else line[: WIDTH - 4] + " ..." for line in [*lines, *rest, *answers])
-
-
-def indent(text):
-    """Text set in by four spaces, without what is empty."""
-    return "\n".join("    " + line for line in text.splitlines() if line.strip())
 
 
 def _groups(kind, inputs, got, expected, place, axis):
@@ -65,7 +63,7 @@ def _groups(kind, inputs, got, expected, place, axis):
             rows.append(row)
         widths = [max(map(len, column)) for column in zip(*rows)]
         if length > 1:
-            lines.append(f"{'prompt' if axis == 'G' else 'row'} {q}")
+            lines.append(f"{'row' if axis == 'T' else 'prompt'} {q}")
         lines += ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     return lines
 
@@ -102,9 +100,8 @@ def number(value):
 def line(subject, law, inputs, against):
     """A line of Python that replays a law on the inputs."""
     variant = subject.variant
-    module, name = getattr(variant, "__module__", None), getattr(variant, "__qualname__", "variant")
-    importable = module and "<" not in name and "__main__" not in module
-    call = f"{module}.{name}" if importable else "variant"
+    module, name = subject.address or address(variant)
+    call = f"{module}.{name}" if module else "variant"
     arguments = [repr(law.name), call]
     if against != "reference" and _tells(against):
         arguments.append(f"against={_tells(against)}")
@@ -114,15 +111,29 @@ def line(subject, law, inputs, against):
         known = False
     arguments += [] if known else [f"kind={subject.kind.name!r}"]
     arguments += [f"{key}={literal(value)}" for key, value in inputs.items()]
-    imports = "import torch" + (f", {module}" if importable else "")
+    imports = "import torch" + (f", {module}" if module else "")
     return f"{imports}; from recast_ref import testing; testing.replay({', '.join(arguments)})"
+
+
+def address(function):
+    """``(module, name)`` under which a function, or an object that is called like one, is found; else ``(None, "variant")``."""
+    module = getattr(function, "__module__", None)
+    there = vars(sys.modules.get(module, object))
+    names = [getattr(function, "__qualname__", "")] + [name for name, value in there.items() if value is function]
+    for name in names if module and "__main__" not in module else ():
+        try:
+            if operator.attrgetter(name)(sys.modules[module]) is function:
+                return module, name
+        except (AttributeError, KeyError):
+            pass
+    return None, "variant"
 
 
 def _tells(against):
     if against is None or isinstance(against, str):
         return repr(against)
-    name = getattr(against, "__qualname__", "<")
-    return None if "<" in name else f"__import__({against.__module__!r}, fromlist=['']).{name}"
+    module, name = address(against)
+    return module and f"__import__({module!r}, fromlist=['']).{name}"
 
 
 def literal(value):

@@ -1,12 +1,15 @@
 """Four variants to copy from, and what the kit says of each. ``recast-ref check recast_ref.testing.examples:NAME``."""
 
 import torch
+from torch import Tensor
 
 from ..reference import ReCast, branch_mask, contrast, recast, recast_from_sids, repair
 from .checking import breaks
 
 
-def recast_by_sorting(rewards, scores, repairable=None, tie_break=None):
+def recast_by_sorting(
+    rewards: Tensor, scores: Tensor, repairable: Tensor | None = None, tie_break: Tensor | None = None
+) -> ReCast:
     """ReCast once more, one group at a time and by sorting: correct, so every law holds."""
     q, g = rewards.shape
     keys = torch.zeros(q, g) if tie_break is None else tie_break
@@ -27,7 +30,7 @@ def recast_by_sorting(rewards, scores, repairable=None, tie_break=None):
 
 
 @breaks("agreement", "by_hand", "zero_sum", because="on the shared codes the positive's +1 stands alone")
-def branch_point(responses, targets, tie_break=None):
+def branch_point(responses: Tensor, targets: Tensor, tie_break: Tensor | None = None) -> Tensor:
     """ReCast whose negative counts only from the code where it leaves the positive: advantages per code ``(Q, G, L)``."""
     picked = recast_from_sids(responses[:, :, None], targets[:, None], tie_break=tie_break)
     is_slot = torch.arange(responses.shape[1]) == picked.slot[:, None]
@@ -39,7 +42,7 @@ def branch_point(responses, targets, tie_break=None):
 
 
 @breaks("agreement", "ties", because="ties go to the likeliest response, not to a random key")
-def recast_by_logp(rewards, scores, logps, repairable=None):
+def recast_by_logp(rewards: Tensor, scores: Tensor, logps: Tensor, repairable: Tensor | None = None) -> ReCast:
     """ReCast that gives every tie to the likeliest response.
 
     On the sorted rollouts of a beam search this is what "lowest index" does without saying so: of all responses that are
@@ -48,7 +51,9 @@ def recast_by_logp(rewards, scores, logps, repairable=None):
     return recast(rewards, scores, repairable, tie_break=logps)
 
 
-def recast_with_a_bug(rewards, scores, repairable=None, tie_break=None):
+def recast_with_a_bug(
+    rewards: Tensor, scores: Tensor, repairable: Tensor | None = None, tie_break: Tensor | None = None
+) -> ReCast:
     """ReCast that counts hits by summing rewards: right for 0 and 1, but a graded hit of 0.5 is repaired away."""
     no_hit = rewards.sum(dim=1) < 1
     usable = no_hit if repairable is None else no_hit & repairable

@@ -5,13 +5,16 @@ A kind is named after the function of :mod:`recast_ref.reference` whose leading 
 """
 
 import inspect
+import itertools
 import unittest
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from hypothesis import strategies as st
 
-from . import strategies
+from .._outcomes import first_line
+from . import state, strategies
 
 
 class NotApplicable(unittest.SkipTest):
@@ -21,7 +24,7 @@ class NotApplicable(unittest.SkipTest):
 class LawBroken(AssertionError):
     """A law does not hold: what is wrong, where, and what was answered and expected, as far as it is known."""
 
-    def __init__(self, message, place=None, got=None, expected=None):
+    def __init__(self, message: str, place: int | None = None, got: Any = None, expected: Any = None) -> None:
         super().__init__(message)
         self.place, self.got, self.expected = place, got, expected
 
@@ -35,6 +38,7 @@ class Kind:
     answer: dict  # what it answers: name -> (axes, "index" | "integer" | "float" | "bool")
     main: str  # which part of the answer a bare tensor is
     draw: object  # (draw, **what the law asks of the strategy) -> dict of arguments
+    ranked: str = "G"  # the axis that an index counts along: responses, or ``K`` where targets are chosen from
 
     @property
     def batch(self):
@@ -64,7 +68,10 @@ class Subject:
 
     def __init__(self, variant, kind=None, against=None):
         self.variant, self.against = variant, against
-        self.accepts, required = _parameters(variant)
+        self.changes, self.spares_state = [], False  # of global state by the variant; whether only ``pure`` tells them
+        self.address = None  # ``(module, name)``, where the caller knows under which it was found
+        self.parameters = _parameters(variant)
+        self.accepts, required = _names(variant, self.parameters)
         self.kind = KINDS[kind] if kind else deduce(variant)
         given = [*self.kind.arguments, *OPTIONS]
         unknown = [name for name in required if name not in given]
@@ -101,7 +108,7 @@ class Subject:
         Raises:
             LawBroken: it raised an exception, or answered something of another type, shape or dtype.
         """
-        return _ask(self.variant, self.accepts, self.kind, case)
+        return self._ask(self.variant, self.parameters, case)
 
     def expected(self, case):
         """The answer of the function it is compared with."""
@@ -110,20 +117,25 @@ class Subject:
         if self.against is self.variant:
             raise NotApplicable("it would be compared with itself")
         try:
-            return _ask(self.against, _parameters(self.against)[0], self.kind, case)
+            return self._ask(self.against, _parameters(self.against), case)
         except LawBroken as error:
             raise LawBroken(f"{describe(self.against)} {error}") from error
+
+    def _ask(self, function, parameters, case):
+        try:
+            with state.kept(self.changes, state.QUICK):
+                answer = _call(function, parameters, case)
+            return _read(answer, self.kind, case)
+        except (LawBroken, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # sys.exit and pytest.skip too: they are no answers
+            raise LawBroken(first_line(error)) from error
 
 
 def describe(function):
     """``module.name`` of a function."""
-    name = getattr(function, "__qualname__", None) or repr(function)
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
     return f"{getattr(function, '__module__', '?')}.{name}"
-
-
-def first_line(error):
-    """An exception in one line of words."""
-    return f"raised {type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
 def deduce(variant):
@@ -132,7 +144,7 @@ def deduce(variant):
     Raises:
         ValueError: they are those of no kind.
     """
-    accepts, _ = _parameters(variant)
+    accepts, _ = _names(variant, _parameters(variant))
     name = getattr(variant, "__name__", "")
     if name in KINDS:
         return KINDS[name]
@@ -147,6 +159,8 @@ def deduce(variant):
         (("responses", "targets"), "token_advantages"),
         (("positive_tokens", "negative_tokens"), "branch_mask"),
         (("logps", "old_logps"), "policy_loss"),
+        (("logps",), "anchor_weights"),
+        (("targets", "values"), "choose_anchor"),
     ):
         if leading[: len(start)] == start:
             return KINDS[kind]
@@ -157,20 +171,26 @@ def deduce(variant):
 
 def _parameters(function):
     try:
-        parameters = inspect.signature(function).parameters.values()
-    except ValueError:
+        function = function.forward if isinstance(function, torch.nn.Module) else function
+        return list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
         raise ValueError(f"{describe(function)}: its arguments cannot be read") from None
-    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+
+
+def _names(function, parameters):
+    """The names of all arguments, and of those without a default."""
+    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if not named:
+        raise ValueError(f"{describe(function)}: names no arguments; it is given what it names: (rewards, scores), say")
     return [p.name for p in named], [p.name for p in named if p.default is p.empty]
 
 
-def _ask(function, accepts, kind, case):
-    given = {name: value for name, value in case.items() if name in accepts}
-    try:
-        answer = function(**given)
-    except Exception as error:
-        raise LawBroken(first_line(error)) from error
-    return _read(answer, kind, case)
+def _call(function, parameters, case):
+    """What the function answers to those of the arguments that it names."""
+    places = [case.get(p.name, p.default) for p in parameters if p.kind is p.POSITIONAL_ONLY]
+    places = itertools.takewhile(lambda value: value is not inspect.Parameter.empty, places)
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return function(*places, **{name: case[name] for name in names if name in case})
 
 
 def _read(answer, kind, case):
@@ -190,19 +210,25 @@ def _read(answer, kind, case):
     if kind.main not in parts:
         raise LawBroken(f"answered no {kind.main}")
     sizes = _sizes(kind, case)
+    device = next(value.device for value in case.values() if isinstance(value, torch.Tensor))  # there is one
     for name, value in parts.items():
         axes, type_ = kind.answer[name]
         shape = sizes["..."] if axes == "..." else tuple(sizes[axis] for axis in axes)
         if not isinstance(value, torch.Tensor):
             raise LawBroken(f"{name}: answered a {type(value).__name__}, expected a tensor")
+        if value.device != device:
+            raise LawBroken(f"{name}: answered on {value.device}, expected {device}, where its arguments are")
+        if value.layout != torch.strided:
+            raise LawBroken(f"{name}: answered a {value.layout} tensor, expected a dense one")
         wanted = {"float": value.dtype.is_floating_point, "bool": value.dtype == torch.bool}
         if not wanted.get(type_, value.dtype == torch.int64):
             raise LawBroken(f"{name}: answered {value.dtype}, expected {type_ if type_ in wanted else 'torch.int64'}")
         if tuple(value.shape) != shape:
             letters = ", ".join(axes)
             raise LawBroken(f"{name}: answered shape {tuple(value.shape)}, expected ({letters}) = {shape}")
-        if type_ == "index" and ((value < -1) | (value >= sizes["G"])).any():
-            raise LawBroken(f"{name}: answered {value.tolist()}, expected -1 or a response, 0 to {sizes['G'] - 1}")
+        if type_ == "index" and ((value < -1) | (value >= sizes[kind.ranked])).any():
+            what = f"a {'response' if kind.ranked == 'G' else 'target'}, 0 to {sizes[kind.ranked] - 1}"
+            raise LawBroken(f"{name}: answered {value.tolist()}, expected -1 or {what}")
     return Answer(parts)
 
 
@@ -215,9 +241,10 @@ def _sizes(kind, case):
     return sizes
 
 
+# Numbers and flags, which have defaults.
 OPTIONS = (
-    "weight negative_weight normalize eps clip_low clip_high dual_clip kl_coef aggregate inplace_backward"
-).split()  # numbers and flags, which have defaults
+    "weight negative_weight normalize eps alpha largest clip_low clip_high dual_clip kl_coef aggregate inplace_backward"
+).split()
 
 
 def _draw_groups(draw, options=True, **asked):
@@ -229,6 +256,19 @@ def _draw_groups(draw, options=True, **asked):
 def _draw_rewards(draw, options=True, **asked):
     case = {"rewards": draw(strategies.sparse_hit_groups(**asked)).rewards}
     return case | (draw(strategies.norms()) if options else {})
+
+
+def _draw_hybrid(draw, options=True, **asked):
+    return _draw_groups(draw, options, **asked) | (draw(strategies.norms()) if options else {})
+
+
+def _draw_anchors(draw, options=True, **asked):
+    return draw(strategies.anchors(**asked))._asdict()
+
+
+def _draw_anchor_logps(draw, options=True, **asked):
+    case = {"logps": draw(strategies.anchor_logps(**asked))}
+    return case | (draw(strategies.anchor_options()) if options else {})
 
 
 def _draw_sids(draw, options=True, **asked):
@@ -273,9 +313,11 @@ def _with_options(draw, case, options):
 
 _GROUP = {"rewards": "QG", "scores": "QG"}
 _KEYS = {"tie_break": "QG"}
+_USABLE = {"repairable": "Q"}
 _PAIR = {"positive": ("Q", "index"), "negative": ("Q", "index"), "advantages": ("QG", "float")}
 _SLOT = {"slot": ("Q", "index")}
-_LOSS = {name: ("", "float") for name in ("loss", "policy", "kl", "clip_fraction")}
+_CHOSEN = {"chosen": ("Q", "index")}
+_LOSS = dict.fromkeys(("loss", "policy", "kl", "clip_fraction"), ("", "float"))
 _BATCH = {"old_logps": "BT", "advantages": "B", "mask": "BT", "ref_logps": "BT"}
 _SIDS = {"predictions": "QGML", "targets": "QKL"}
 
@@ -288,15 +330,13 @@ KINDS = {
         Kind("group_advantages", {"rewards": "QG"}, {"advantages": ("QG", "float")}, "advantages", _draw_rewards),
         Kind(
             "repair",
-            _GROUP | {"repairable": "Q"} | _KEYS | {"logps": "QG"},
+            _GROUP | _USABLE | _KEYS | {"logps": "QG"},
             _SLOT | {"rewards": ("QG", "float"), "scores": ("QG", "float")},
             "slot",
             _draw_groups,
         ),
         Kind("contrast", _GROUP | _KEYS | {"logps": "QG"}, _PAIR, "advantages", _draw_groups),
-        Kind(
-            "recast", _GROUP | {"repairable": "Q"} | _KEYS | {"logps": "QG"}, _SLOT | _PAIR, "advantages", _draw_groups
-        ),
+        Kind("recast", _GROUP | _USABLE | _KEYS | {"logps": "QG"}, _SLOT | _PAIR, "advantages", _draw_groups),
         Kind("recast_from_sids", _SIDS | _KEYS, _SLOT | _PAIR, "advantages", _draw_sids),
         Kind(
             "token_advantages",
@@ -312,6 +352,17 @@ KINDS = {
             "mask",
             _draw_tokens,
         ),
+        Kind(
+            "choose_anchor",
+            {"targets": "QKL", "values": "QK", "tie_break": "QK"},
+            _CHOSEN,
+            "chosen",
+            _draw_anchors,
+            "K",
+        ),
+        Kind("nearness", _SIDS, {"nearness": ("QK", "float")}, "nearness", _draw_sids, "K"),
+        Kind("anchor_weights", {"logps": "Q"}, {"weights": ("Q", "float")}, "weights", _draw_anchor_logps),
+        Kind("hybrid", _GROUP | _USABLE | _KEYS | {"logps": "QG"}, _SLOT | _PAIR, "advantages", _draw_hybrid),
         Kind("token_logps", {"logits": "BTV", "tokens": "BT"}, {"logps": ("BT", "float")}, "logps", _draw_logits),
         Kind("policy_loss", {"logps": "BT"} | _BATCH, _LOSS, "loss", _draw_loss),
         Kind("logits_loss", {"logits": "BTV", "tokens": "BT"} | _BATCH, _LOSS, "loss", _draw_logits_loss),

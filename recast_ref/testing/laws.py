@@ -6,14 +6,21 @@ nothing about the variant. :data:`LAWS` holds all of them by name.
 """
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from hypothesis import strategies as st
+from torch import Tensor
 
-from .kinds import KINDS, Case, LawBroken, NotApplicable, first_line
+from .._outcomes import first_line
+from . import state
+from .kinds import KINDS, Case, LawBroken, NotApplicable, Subject
 
-LAWS = {}
+Function = Callable[..., Any]
+LAWS: dict[str, "Law"] = {}
+STATE_LAW = "pure"  # says that a variant changed global state; any other law says so where this one is not asked for
 
 
 @dataclass(frozen=True)
@@ -21,14 +28,14 @@ class Law:
     """One property."""
 
     name: str
-    kinds: tuple  # names of the kinds it speaks about
+    kinds: tuple[str, ...]  # names of the kinds it speaks about
     statement: str  # in one sentence
-    hold: object  # (subject, case, **more); raises LawBroken or NotApplicable
+    hold: Function  # (subject, case, **more); raises LawBroken or NotApplicable
     asked: dict  # of the kind's strategy
-    more: object  # (draw, case, subject) -> dict of what else the law is given
-    table: object  # (kind) -> list of inputs worked out by hand, instead of drawn ones
+    more: Function | None  # (draw, case, subject) -> dict of what else the law is given
+    table: Function | None  # (kind) -> list of inputs worked out by hand, instead of drawn ones
 
-    def inputs(self, subject):
+    def inputs(self, subject: Subject) -> st.SearchStrategy[Case]:
         """Strategy of the inputs: the arguments that the variant takes, and what else the law is given."""
 
         @st.composite
@@ -38,16 +45,20 @@ class Law:
 
         return inputs()
 
-    def run(self, subject, **inputs):
+    def run(self, subject: Subject, **inputs: Any) -> None:
         """Hold the variant to one example."""
         case = Case((n, v.clone() if isinstance(v, torch.Tensor) else v) for n, v in inputs.items())
         more = {name: case.pop(name) for name in self.extra if name in case}
+        subject.changes.clear()
         try:
-            self.hold(subject, case, **more)
-        except (LawBroken, NotApplicable):
+            with state.kept(subject.changes):
+                self.hold(subject, case, **more)
+        except (LawBroken, NotApplicable, KeyboardInterrupt):
             raise
-        except Exception as error:  # in a backward of the variant's, say
+        except BaseException as error:  # in a backward of the variant's, say
             raise LawBroken(first_line(error)) from error
+        if subject.changes and (self.name == STATE_LAW or not subject.spares_state):
+            raise LawBroken(subject.changes[0])
 
     @property
     def extra(self):
@@ -55,7 +66,9 @@ class Law:
         return list(inspect.signature(self.hold).parameters)[2:]
 
 
-def law(*kinds, more=None, table=None, **asked):
+def law(
+    *kinds: str, more: Function | None = None, table: Function | None = None, **asked: Any
+) -> Callable[[Function], Function]:
     """Register the decorated function as a law about these kinds; its docstring's first paragraph is the statement.
 
     Raises:
@@ -75,7 +88,7 @@ def law(*kinds, more=None, table=None, **asked):
     return register
 
 
-def laws_of(kind):
+def laws_of(kind: str) -> dict[str, Law]:
     """The laws about a kind, by name."""
     return {name: law for name, law in LAWS.items() if kind in law.kinds}
 
@@ -83,7 +96,9 @@ def laws_of(kind):
 # ---- what laws are written with
 
 
-def demand(holds, message, got=None, expected=None):
+def demand(
+    holds: bool | Tensor, message: str | Callable[[int | None], str], got: Any = None, expected: Any = None
+) -> None:
     """Raise :class:`LawBroken` unless all of ``holds`` is true: a bool, or a tensor whose first axis says where.
 
     ``message`` is words, or a function that makes them of the first place where it does not hold.
@@ -99,7 +114,9 @@ def demand(holds, message, got=None, expected=None):
     raise LawBroken(message(place) if callable(message) else message, place, got, expected)
 
 
-def same(got, expected, what, rtol=None, atol=None):
+def same(
+    got: dict[str, Tensor], expected: dict[str, Tensor], what: str, rtol: float | None = None, atol: float | None = None
+) -> None:
     """Demand that two answers are equal, part by part: floats within rounding, all else to the last one."""
     for name in [name for name in expected if name in got]:
         a, b = got[name].detach(), expected[name].detach()
@@ -112,7 +129,7 @@ def same(got, expected, what, rtol=None, atol=None):
         demand(equal, f"{name}: {what}" + ("" if a.dim() else f": {a.item()} instead of {b.item()}"), got, expected)
 
 
-def tolerance(dtype):
+def tolerance(dtype: torch.dtype) -> tuple[float, float]:
     """``(rtol, atol)`` for numbers that two ways of computing in a dtype may differ by."""
     eps = torch.finfo(dtype).eps
     return (1e-9, 1e-12) if dtype == torch.float64 else (80 * eps, 8 * eps)

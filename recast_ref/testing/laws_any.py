@@ -16,8 +16,10 @@ SELECTION = (
     "recast",
     "recast_from_sids",
     "token_advantages",
+    "hybrid",
+    "choose_anchor",
 )
-SCORES = ("structural_scores", "hit_rewards")
+SCORES = ("structural_scores", "hit_rewards", "nearness")
 LOSSES = ("policy_loss", "logits_loss")
 PROMPTS = SELECTION + SCORES
 
@@ -54,7 +56,8 @@ def by_hand(subject, case, expected):
 
 @law(*KINDS)
 def pure(subject, case):
-    """It leaves its arguments as they are, and answers the same again, to the last bit."""
+    """It leaves its arguments as they are, and the state that all code shares (default dtype and device, grad mode, threads,
+    random states), and answers the same again, to the last bit."""
     before = {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in case.items()}
     first = subject.answer(case)
     first = {name: value.detach().clone() for name, value in first.items()}
@@ -67,7 +70,7 @@ def pure(subject, case):
     same(again, first, "differs from one call to the next", rtol=0, atol=0)
 
 
-@law(*SELECTION, *SCORES)
+@law(*PROMPTS, "anchor_weights")
 def no_gradient(subject, case):
     """Selection carries no gradient, even where its arguments do."""
     floats = {n: v.clone().requires_grad_() for n, v in case.items() if _floats(v)}
@@ -105,9 +108,9 @@ def concatenation(subject, case, cut):
 
 
 def _order(draw, case, subject):
-    """An order of the responses, and arguments without a tie that an index would have to decide."""
+    """An order of what is ranked, and arguments without a tie that an index would have to decide."""
     kind = subject.kind
-    q, g = size(kind, case, "Q"), size(kind, case, "G")
+    q, g = size(kind, case, "Q"), size(kind, case, kind.ranked)
     more = {"order": draw(strategies.permutations(1, g))[0]}
     keys = draw(strategies.permutations(q, g))
     if subject.takes("tie_break"):
@@ -122,18 +125,18 @@ def _order(draw, case, subject):
 
 @law(*PROMPTS, more=_order)
 def permutation(subject, case, order):
-    """Permuting the responses of a group permutes the answer, ``A(x[order]) = A(x)[order]``, where no tie is left to the
-    index."""
+    """Permuting the responses of a group, or the targets that are chosen from, permutes the answer, ``A(x[order]) =
+    A(x)[order]``, where no tie is left to the index."""
     kind = subject.kind
     if "tie_break" in kind.arguments and "scores" not in kind.arguments and not subject.takes("tie_break"):
         raise NotApplicable("it takes no tie_break, so ties are left to the index")
     before = subject.answer(case)
-    after = subject.answer(index(kind, case, "G", order))
+    after = subject.answer(index(kind, case, kind.ranked, order))
     for name, value in after.items():
         if kind.answer[name][1] == "index" and value.numel():
             after[name] = torch.where(value < 0, -1, order[value.clamp(min=0)])
     expected = {
-        name: value if kind.answer[name][1] == "index" else index_answer(kind, {name: value}, "G", order)[name]
+        name: value if kind.answer[name][1] == "index" else index_answer(kind, {name: value}, kind.ranked, order)[name]
         for name, value in before.items()
     }
     same(after, expected, "does not follow its responses")
@@ -164,16 +167,15 @@ def _nothing(subject, case):
     got = subject.answer(case)
     if all(value.numel() for value in case.values() if isinstance(value, torch.Tensor)):
         return
+    ranked = case.get("rewards", case.get("values", torch.ones(())))
     for name, value in got.items():
         if subject.kind.answer[name][1] == "index":
-            demand(
-                (value == -1) | torch.tensor(bool(case.get("rewards", torch.ones(())).numel())), f"{name}: not -1", got
-            )
+            demand((value == -1) | torch.tensor(bool(ranked.numel())), f"{name}: not -1", got)
         elif not value.dim():
             demand(value == 0, f"{name}: {value.item()} for nothing", got)
 
 
-@law(*SELECTION, *SCORES, prompts=(0, 1), size=(0, 1), options=False)
+@law(*PROMPTS, prompts=(0, 1), size=(0, 1), options=False)
 def empty(subject, case):
     """A batch of no prompts, or of groups without responses, gets an empty answer, and -1 for an index."""
     _nothing(subject, case)

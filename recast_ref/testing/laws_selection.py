@@ -9,14 +9,14 @@ from .laws import demand, law, same
 
 RULES = ("contrast", "recast", "recast_from_sids", "token_advantages")  # answer the advantages of a pair
 REPAIRING = ("recast", "recast_from_sids")  # mark the slot as well
-BY_SCORE = ("repair", "contrast", "recast")  # are given rewards and scores
+BY_SCORE = ("repair", "contrast", "recast", "hybrid")  # are given rewards and scores
 
 
 def _world(subject, case):
     """Rewards, scores, and what can be repaired, of the groups before repair; from SIDs by the plain loops."""
     if subject.kind.name == "group_advantages":
         return case["rewards"], None, torch.zeros(len(case["rewards"]), dtype=torch.bool)
-    if subject.kind.name in ("repair", "contrast", "recast"):
+    if subject.kind.name in BY_SCORE:
         r, u, usable = case["rewards"], case["scores"], case.get("repairable")
         usable = torch.ones(len(r), dtype=torch.bool) if usable is None else usable
         return r, u, usable & (subject.kind.name != "contrast")
@@ -42,10 +42,6 @@ def _advantages(got):
     return torch.where(most > -least, most, least)
 
 
-def _keys(subject, case, rewards):
-    return case.get("tie_break", torch.zeros(rewards.shape))
-
-
 # ---- repair
 
 
@@ -55,14 +51,14 @@ def _slot(subject, case):
     return got, got["slot"], r, u, usable
 
 
-@law("repair", *REPAIRING)
+@law("repair", *REPAIRING, "hybrid")
 def no_repair_with_a_hit(subject, case):
     """A group with a hit, however small its reward, is never repaired: ``slot = -1`` where any ``r > 0``."""
     got, slot, r, _, _ = _slot(subject, case)
     demand((slot < 0) | ~(r > 0).any(dim=1), "repaired although it has a hit", got)
 
 
-@law("repair", *REPAIRING)
+@law("repair", *REPAIRING, "hybrid")
 def repairs_what_it_can(subject, case):
     """A group without a hit is repaired if its prompt has a target: ``slot >= 0``; else it is left alone."""
     got, slot, r, _, usable = _slot(subject, case)
@@ -71,7 +67,7 @@ def repairs_what_it_can(subject, case):
     demand((slot < 0) | usable, "repaired although its prompt has no target", got)
 
 
-@law("repair", *REPAIRING)
+@law("repair", *REPAIRING, "hybrid")
 def lowest_slot(subject, case):
     """The anchor takes the place of a response with the lowest score, ``u_slot = min_i u_i``."""
     got, slot, _, u, _ = _slot(subject, case)
@@ -135,7 +131,7 @@ def marks(subject, case):
     demand(a == expected, "the advantages are not +w and -w_neg at the pair", got, {**got, "advantages": expected})
 
 
-@law("contrast", *REPAIRING)
+@law("contrast", *REPAIRING, "hybrid")
 def strongest_positive(subject, case):
     """``positive`` has the largest reward of its group, above 0; in a repaired group it is the anchor."""
     got = subject.answer(case)
@@ -149,7 +145,7 @@ def strongest_positive(subject, case):
         demand((positive < 0) | hit | (positive == got["slot"]), "the positive is not the anchor", got)
 
 
-@law("contrast", *REPAIRING)
+@law("contrast", *REPAIRING, "hybrid")
 def hardest_negative(subject, case):
     """``negative`` missed, and of all responses that missed and stayed it has the largest score."""
     got = subject.answer(case)
@@ -164,7 +160,7 @@ def hardest_negative(subject, case):
     demand((negative < 0) | (u.gather(1, here)[:, 0] == most), "another that missed has a larger score", got)
 
 
-@law(*RULES, "group_advantages", options=False)
+@law(*RULES, "group_advantages", "hybrid", options=False)
 def learnable(subject, case):
     """A group with a positive and a negative, after repair where there is one, has an advantage above 0 and one below."""
     got = subject.answer(case)
@@ -183,6 +179,47 @@ def silent(subject, case):
     nothing = torch.where(hit, missed == 0, ~usable | (missed < 2))
     got = subject.answer(case)
     demand(~nothing | (_advantages(got) == 0).all(dim=1), "an advantage where there is nothing to compare", got)
+    for name in ("positive", "negative"):
+        if name in got:
+            demand(~nothing | (got[name] < 0), f"{name}: a pair where there is nothing to compare", got)
+
+
+@law("hybrid")
+def whole_group_with_a_hit(subject, case):
+    """A group with a hit has GRPO's advantages, all of its responses, and no anchor: ``slot = positive = negative = -1``."""
+    got = subject.answer(case)
+    hit = (case["rewards"] > 0).any(dim=1)
+    options = {name: case[name] for name in ("normalize", "eps") if name in case}
+    whole = loops.group_advantages(case["rewards"], **options)
+    answers = [{"advantages": a.masked_fill(~hit[:, None], 0)} for a in (got["advantages"], whole)]
+    same(*answers, "is not GRPO's where there is a hit")
+    for name in ("slot", "positive", "negative"):
+        if name in got:
+            demand(~hit | (got[name] < 0), f"{name}: an anchor where there is a hit", got)
+
+
+@law("hybrid")
+def anchor_against_one(subject, case):
+    """A group without a hit has ``A = +w`` at ``positive``, ``-w_neg`` at ``negative`` and 0 elsewhere; or none at all, where
+    both are -1."""
+    got = subject.answer(case)
+    positive, negative, a = got["positive"], got["negative"], got["advantages"]
+    hit, g = (case["rewards"] > 0).any(dim=1), torch.arange(a.shape[1])
+    demand((positive < 0) == (negative < 0), "one of the pair is missing", got)
+    expected = torch.where(g == positive[:, None], case.get("weight", 1.0), 0.0)
+    expected = torch.where(g == negative[:, None], -case.get("negative_weight", 0.3), expected)
+    demand(
+        hit | (a == expected).all(dim=1), "not +w at the anchor and -w_neg at one other", got, {"advantages": expected}
+    )
+
+
+@law("hybrid")
+def skipped(subject, case):
+    """A group without a hit that cannot be repaired, or whose anchor would stand alone, is left out: every ``A`` is 0."""
+    got = subject.answer(case)
+    r, _, usable = _world(subject, case)
+    nothing = ~(r > 0).any(dim=1) & (~usable | (r.shape[1] < 2))
+    demand(~nothing | (got["advantages"] == 0).all(dim=1), "an advantage where there is nothing to compare", got)
     for name in ("positive", "negative"):
         if name in got:
             demand(~nothing | (got[name] < 0), f"{name}: a pair where there is nothing to compare", got)
@@ -212,7 +249,7 @@ def signs(subject, case):
     demand(~hit | ((a >= 0) | _missed(r)).all(dim=1), "a hit has an advantage below 0", got)
 
 
-@law(*RULES, "group_advantages")
+@law(*RULES, "group_advantages", "hybrid")
 def monotone(subject, case):
     """Where nothing is repaired, a larger reward has no smaller advantage: ``r_i > r_j`` gives ``A_i >= A_j`` (among the misses
     of a pair's group, where the score ranks, nothing follows from the reward)."""
@@ -269,13 +306,14 @@ def _scale(draw, case, subject):
     return {"scale": draw(st.sampled_from([0.5, 3.0, 100.0])), "shift": draw(st.sampled_from([0.0, -7.0, 1.0]))}
 
 
-@law(*BY_SCORE, more=_scale)
+@law(*BY_SCORE, "choose_anchor", more=_scale)
 def only_the_order_of_scores(subject, case, scale, shift):
-    """Scores only rank: other scores in the same order change nobody's choice or advantage."""
+    """Scores, and the values of targets, only rank: others in the same order change nobody's choice or advantage."""
     before = subject.answer(case)
-    order = case["scores"].unique(return_inverse=True)[1]  # 0, 1, 2, ...: what is done to these is not rounded
-    after = subject.answer(case | {"scores": (order * scale + shift).to(case["scores"].dtype)})
-    keep = [name for name in before if name in ("slot", "positive", "negative", "advantages")]
+    name = "values" if subject.kind.name == "choose_anchor" else "scores"
+    order = case[name].unique(return_inverse=True)[1]  # 0, 1, 2, ...: what is done to these is not rounded
+    after = subject.answer(case | {name: (order * scale + shift).to(case[name].dtype)})
+    keep = [name for name in before if name in ("slot", "positive", "negative", "advantages", "chosen")]
     same(
         {n: after[n] for n in keep},
         {n: before[n] for n in keep},
@@ -283,12 +321,17 @@ def only_the_order_of_scores(subject, case, scale, shift):
     )
 
 
-@law("repair", "contrast", *REPAIRING)
+@law("repair", "contrast", *REPAIRING, "hybrid", "choose_anchor")
 def ties(subject, case):
     """A tie goes to the largest key; equal keys, or none, to the lowest index."""
     got = subject.answer(case)
+    if subject.kind.name == "choose_anchor":
+        values, real = case["values"], (case["targets"] >= 0).all(dim=-1)
+        tied = {"chosen": real & (values == values.masked_fill(~real, -torch.inf).amax(dim=1, keepdim=True))}
+        _lost_a_tie(got, tied, case)
+        return
     r, u, _ = _world(subject, case)
-    keys, missed = _keys(subject, case, r), _missed(r)
+    missed = _missed(r)
     tied = {}
     if "slot" in got:
         tied["slot"] = u == u.amin(dim=1, keepdim=True)
@@ -298,14 +341,22 @@ def ties(subject, case):
         tied["negative"] = missed & (u == u.masked_fill(~missed, -torch.inf).amax(dim=1, keepdim=True))
     if not tied:
         raise NotApplicable("it answers no slot, positive or negative")
+    _lost_a_tie(got, tied, case)
+
+
+def _lost_a_tie(got, tied, case):
+    """Demand of each choice of an answer that of those it is tied with it has the largest key, or the lowest index."""
     for name, among in tied.items():
+        keys = case.get("tie_break", torch.zeros(among.shape))
         for q, chosen in enumerate(got[name].tolist()):
             if chosen < 0 or not among[q, chosen]:
                 continue  # what is chosen outside a tie is for other laws to judge
             best = min(among[q].nonzero().flatten().tolist(), key=lambda i: (-keys[q, i].item(), i))
             what = "key" if "tie_break" in case else "index"
             demand(
-                _at(q, len(r), best == chosen), f"{name}: the tie went to {chosen}, expected {best} by its {what}", got
+                _at(q, len(among), best == chosen),
+                f"{name}: the tie went to {chosen}, expected {best} by its {what}",
+                got,
             )
 
 
@@ -322,7 +373,7 @@ def _dtype(draw, case, subject):
     return {"dtype": draw(st.sampled_from(["float16", "bfloat16", "float32"]))}
 
 
-@law("repair", "contrast", "recast", "group_regimes", "group_advantages", more=_dtype)
+@law(*BY_SCORE, "group_regimes", "group_advantages", more=_dtype)
 def dtype(subject, case, dtype):
     """The same numbers in another dtype give the same choice, and what is answered in numbers has the dtype of the rewards and
     differs by its rounding."""
@@ -337,7 +388,10 @@ def dtype(subject, case, dtype):
         if name in got and type_ == "float":
             demand(got[name].dtype == dtype, f"{name}: answered {got[name].dtype} for {dtype}", got)
             least = limits.smallest_normal * limits.eps
-            if subject.kind.name == "group_advantages":  # the mean is rounded as a part of the largest reward
+            if subject.kind.name in (
+                "group_advantages",
+                "hybrid",
+            ):  # the mean is rounded as a part of the largest reward
                 r, most = narrow["rewards"].double(), wide[name].abs().amax(dim=1)
                 spread = r.amax(dim=1) - r.amin(dim=1)
                 off = torch.where(spread > 0, limits.eps * r.abs().amax(dim=1) / spread * most, 0)
@@ -347,14 +401,14 @@ def dtype(subject, case, dtype):
             same({name: got[name]}, {name: wide[name]}, f"differs in {dtype}")
 
 
-@law("repair", "contrast", "recast", "group_regimes", "group_advantages", extremes=True, dtype=None)
+@law(*BY_SCORE, "group_regimes", "group_advantages", extremes=True, dtype=None)
 def finite(subject, case):
     """Huge and tiny rewards, and infinite scores or keys, give finite advantages and the choice they should."""
     got = subject.answer(case)
     if "advantages" in got:
         demand(got["advantages"].isfinite().all(dim=1), "an advantage is not finite", got)
     known = getattr(loops, subject.kind.name)
-    if subject.kind.name in ("repair", "contrast", "recast") and not subject.takes("logps"):
+    if subject.kind.name in BY_SCORE and not subject.takes("logps"):
         accepted = {name: value for name, value in case.items() if name != "logps"}
         expected = known(**accepted)._asdict()
         same(got, {n: v for n, v in expected.items() if n in ("slot", "positive", "negative")}, "differs")
@@ -395,6 +449,7 @@ def renaming_tokens(subject, case, offset):
 
 
 SCORES = ("structural_scores", "hit_rewards")
+BY_SID = (*SCORES, "recast_from_sids", "nearness", "choose_anchor")
 
 
 def _shuffled(draw, case, subject):
@@ -435,10 +490,11 @@ def exact_match_is_best(subject, case):
     demand(((value == 1) == (r == 1)).all(dim=1), f"{name} is 1 for a miss, or less for a hit", {name: value})
 
 
-@law(*SCORES, "recast_from_sids", more=lambda draw, case, subject: {"offset": draw(st.sampled_from([1, 1000, 2**40]))})
+@law(*BY_SID, more=lambda draw, case, subject: {"offset": draw(st.sampled_from([1, 1000, 2**40]))})
 def renaming(subject, case, offset):
     """Codes are names: giving every code another number changes nothing."""
-    renamed = {n: torch.where(case[n] < 0, case[n], case[n] + offset) for n in ("predictions", "targets")}
+    sids = [name for name in ("predictions", "targets") if name in case]
+    renamed = {n: torch.where(case[n] < 0, case[n], case[n] + offset) for n in sids}
     same(subject.answer(case | renamed), subject.answer(case), "differs after renaming the codes")
 
 
@@ -450,9 +506,9 @@ def _matched(draw, case, subject):
     return {"predictions": prediction[None, None, None], "targets": target[None, None], "matched": matched}
 
 
-@law("structural_scores", more=_matched)
+@law("structural_scores", "nearness", more=_matched)
 def ten_times_a_code(subject, case, matched):
     """One more leading code that agrees is worth ten times as much: ``u = 10 ** (m - L)`` for ``m >= 1`` of ``L`` codes."""
     levels = case["targets"].shape[-1]
-    expected = {"scores": torch.tensor([[10.0 ** (matched - levels) if matched else 0.0]])}
+    expected = {subject.kind.main: torch.tensor([[10.0 ** (matched - levels) if matched else 0.0]])}
     same(subject.answer(case), expected, f"differs for {matched} of {levels} codes")

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import torch
 
-from ..reference import Contrast, PolicyLoss, ReCast, Repair
+from ..reference import Contrast, Hybrid, PolicyLoss, ReCast, Repair
 
 
 def _index(values):
@@ -106,6 +106,43 @@ def recast_from_sids(predictions, targets, weight=1.0, negative_weight=None, tie
     rewards, scores = hit_rewards(predictions, targets), structural_scores(predictions, targets)
     repairable = torch.tensor([bool(wanted) for _, wanted in _sets(predictions, targets)], dtype=torch.bool)
     return recast(rewards, scores, repairable, weight, negative_weight, tie_break)
+
+
+def hybrid(rewards, scores, repairable=None, weight=1.0, negative_weight=0.3, tie_break=None, normalize=True, eps=1e-6):
+    slots, positives, negatives, pairs = (
+        part.tolist() for part in recast(rewards, scores, repairable, weight, negative_weight, tie_break)
+    )
+    rows = []
+    for q, (r, whole) in enumerate(zip(rewards.tolist(), group_advantages(rewards, normalize, eps).tolist())):
+        if any(x > 0 for x in r):
+            positives[q] = negatives[q] = -1
+            rows.append(whole)
+        else:
+            rows.append(pairs[q])
+    return Hybrid(_index(slots), _index(positives), _index(negatives), _like(rows, rewards))
+
+
+def choose_anchor(targets, values, tie_break=None):
+    chosen = []
+    for sids, value, key in zip(targets.tolist(), values.tolist(), _keys(tie_break, values)):
+        real = [i for i, sid in enumerate(sids) if min(sid) >= 0]
+        chosen.append(min(real, key=lambda i: (-value[i], -key[i], i), default=-1))
+    return _index(chosen)
+
+
+def nearness(predictions, targets):
+    rows = []
+    for (responses, _), wanted in zip(_sets(predictions, targets), targets.tolist()):
+        named = set().union(*responses)
+        rows.append([max((_phi(p, t) for p in named), default=0.0) if min(t) >= 0 else 0.0 for t in wanted])
+    return torch.tensor(rows, dtype=torch.float32).view(targets.shape[:2])
+
+
+def anchor_weights(logps, alpha=0.5, largest=4.0):
+    powers = [alpha * logp for logp in logps.tolist()]
+    top = max(powers, default=0.0)
+    p = [math.exp(power - top) for power in powers]  # in units of the likeliest
+    return _like([min(each * len(p) / math.fsum(p), largest) for each in p], logps)
 
 
 def branch_mask(positive_tokens, negative_tokens):

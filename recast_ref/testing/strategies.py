@@ -10,8 +10,11 @@ from typing import NamedTuple
 
 import torch
 from hypothesis import strategies as st
+from torch import Tensor
 
 from .._checks import AGGREGATES
+
+Range = tuple[int, int]  # both ends included
 
 # What people give for a hit, and for a miss; the strategies draw any other number as well.
 GRADES = ((1.0, 0.5, 3.0), (0.7,), (0.3, 0.95, 1.0, 1e-4))
@@ -22,29 +25,37 @@ _WIDTHS = {torch.float16: 16, torch.bfloat16: 32, torch.float32: 32, torch.float
 class Groups(NamedTuple):
     """``Q`` groups of ``G`` responses."""
 
-    rewards: torch.Tensor  # (Q, G): r
-    scores: torch.Tensor  # (Q, G): u
-    repairable: torch.Tensor  # bool (Q,)
-    tie_break: torch.Tensor  # (Q, G): keys
+    rewards: Tensor  # (Q, G): r
+    scores: Tensor  # (Q, G): u
+    repairable: Tensor  # bool (Q,)
+    tie_break: Tensor  # (Q, G): keys
 
 
 class Sids(NamedTuple):
     """What ``Q`` groups of ``G`` responses name, and what they should."""
 
-    predictions: torch.Tensor  # int64 (Q, G, M, L)
+    predictions: Tensor  # int64 (Q, G, M, L)
+    targets: Tensor  # int64 (Q, K, L)
+
+
+class Anchors(NamedTuple):
+    """Up to ``K`` targets of ``Q`` prompts, and what ranks them."""
+
     targets: torch.Tensor  # int64 (Q, K, L)
+    values: torch.Tensor  # (Q, K)
+    tie_break: torch.Tensor  # (Q, K): keys
 
 
 class LossInputs(NamedTuple):
     """A batch of ``B`` rows of ``T`` tokens from a vocabulary of ``V``; ``logps`` are those of ``tokens`` under ``logits``."""
 
-    logits: torch.Tensor  # (B, T, V)
-    tokens: torch.Tensor  # int64 (B, T)
-    logps: torch.Tensor  # (B, T)
-    old_logps: torch.Tensor  # (B, T)
-    advantages: torch.Tensor  # (B,) or (B, T)
-    mask: torch.Tensor  # bool (B, T)
-    ref_logps: torch.Tensor  # (B, T)
+    logits: Tensor  # (B, T, V)
+    tokens: Tensor  # int64 (B, T)
+    logps: Tensor  # (B, T)
+    old_logps: Tensor  # (B, T)
+    advantages: Tensor  # (B,) or (B, T)
+    mask: Tensor  # bool (B, T)
+    ref_logps: Tensor  # (B, T)
 
 
 @functools.cache  # making and validating a strategy takes hypothesis longer than drawing from it
@@ -123,8 +134,15 @@ def ranks(dtype):
 
 @st.composite
 def sparse_hit_groups(
-    draw, prompts=(1, 3), size=(1, 5), hit_rate=None, graded=None, ties=None, extremes=False, dtype=torch.float32
-):
+    draw: st.DrawFn,
+    prompts: Range = (1, 3),
+    size: Range = (1, 5),
+    hit_rate: float | None = None,
+    graded: bool | None = None,
+    ties: bool | None = None,
+    extremes: bool = False,
+    dtype: torch.dtype | None = torch.float32,
+) -> Groups:
     """:class:`Groups` in every regime.
 
     Args:
@@ -166,8 +184,15 @@ def sparse_hit_groups(
 
 @st.composite
 def sid_groups(
-    draw, prompts=(1, 3), size=(1, 4), named=(0, 3), wanted=(0, 2), levels=(1, 4), overlap=None, padding=None
-):
+    draw: st.DrawFn,
+    prompts: Range = (1, 3),
+    size: Range = (1, 4),
+    named: Range = (0, 3),
+    wanted: Range = (0, 2),
+    levels: Range = (1, 4),
+    overlap: str | None = None,
+    padding: bool | None = None,
+) -> Sids:
     """:class:`Sids` that share prefixes.
 
     Args:
@@ -197,17 +222,37 @@ def sid_groups(
 
 
 @st.composite
+def anchors(draw, prompts=(1, 3), size=(1, 4), dtype=torch.float32):
+    """:class:`Anchors`, padded or not, most with a tie: ranges of ``Q`` and ``K``; dtype of values and keys, drawn if None."""
+    dtype = draw(of(*_WIDTHS)) if dtype is None else dtype
+    targets = draw(sid_groups(prompts, (0, 0), (0, 0), size, padding=draw(of(True, True, False)))).targets
+    shape = targets.shape[:2]
+    few = draw(some_of(ranks(dtype), ((-1.0, -2.0, -4.0), (0.0, 0.01, 0.1), (-math.inf, -1.0)), dtype))
+    keys = draw(some_of(ranks(dtype), ((0.0, 0.25, 0.5, 0.75),) * 2, dtype))
+    return Anchors(targets, few[draw(picks(shape)) % len(few)], keys[draw(picks(shape)) % len(keys)])
+
+
+@st.composite
+def anchor_logps(draw, prompts=(1, 6), dtype=torch.float32):
+    """Log-probs of whole anchors, ``(Q,)``: near each other and far apart, up to what ``dtype`` can hold. None: drawn."""
+    dtype = draw(of(*_WIDTHS)) if dtype is None else dtype
+    q = draw(st.integers(*prompts))
+    any_number = st.floats(-torch.finfo(dtype).max, 0, width=_WIDTHS[dtype])
+    return draw(tensors((q,), of(-1.0, -2.0, -4.0, -30.0) | near(20).map(lambda x: -abs(x)) | any_number, dtype))
+
+
+@st.composite
 def loss_inputs(
-    draw,
-    rows=(1, 3),
-    tokens=(1, 3),
-    vocabulary=(1, 4),
-    gap=2.5,
-    far=True,
-    per_token=None,
-    masked=None,
-    dtype=torch.float64,
-):
+    draw: st.DrawFn,
+    rows: Range = (1, 3),
+    tokens: Range = (1, 3),
+    vocabulary: Range = (1, 4),
+    gap: float = 2.5,
+    far: bool = True,
+    per_token: bool | None = None,
+    masked: bool | None = None,
+    dtype: torch.dtype = torch.float64,
+) -> LossInputs:
     """:class:`LossInputs` with ratios on both sides of every clip and clamp.
 
     Args:
@@ -244,6 +289,13 @@ def norms():
     """Options of an advantage estimator, any of them left out."""
     eps = of(1e-6, 0.5, 1e-8) | st.floats(1e-12, 1e12)
     return st.fixed_dictionaries({}, optional={"normalize": st.booleans(), "eps": eps})
+
+
+@functools.cache
+def anchor_options():
+    """Options of the weight of an anchor, any of them left out."""
+    largest = of(4.0, 1.0, 2.0, 1024.0) | st.floats(1, width=16, allow_infinity=False)  # every dtype can hold it
+    return st.fixed_dictionaries({}, optional={"alpha": of(0.5, 0.0, 1.0) | st.floats(0, 1), "largest": largest})
 
 
 @functools.cache

@@ -1,12 +1,14 @@
 """The laws as tests that pytest collects."""
 
 import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
 
-from .checking import ON_PURPOSE, SILENT, SPARED, check, subject_of
-from .laws import laws_of
+from .._outcomes import ON_PURPOSE, SILENT, SPARED
+from .checking import Check, Variant
 
 
-def suite(variant, laws=None, **options):
+def suite(variant: Variant, laws: Iterable[str] | None = None, **options: Any) -> Callable[[str], None]:
     """A pytest test, one case a law::
 
         test_mine = recast_ref.testing.suite(my_variant)
@@ -15,20 +17,18 @@ def suite(variant, laws=None, **options):
     broken that holds is a warning.
 
     Args:
-        variant, laws, options: as for :func:`check`.
+        variant, laws, options: as for :func:`check`, all but ``on_outcome``.
 
     Raises:
         ValueError: as :func:`check`.
     """
     import pytest
 
-    names = list(
-        laws or laws_of(subject_of(variant, options.get("against", "reference"), options.get("kind")).kind.name)
-    )
+    held = Check(variant, laws=laws, **options)
 
-    @pytest.mark.parametrize("law", names)
+    @pytest.mark.parametrize("law", held.laws)
     def test(law):
-        outcome = check(variant, laws=[law], **options).outcomes[0]
+        outcome = held.hold(law)
         outcome.assert_holds()
         if outcome.status == SILENT:
             pytest.skip(outcome.message)

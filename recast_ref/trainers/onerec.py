@@ -54,6 +54,9 @@ two-stage rollout, ``main``, ``fit()`` and estimator, with stubs for the languag
 their workers, vLLM, their data and models, any GPU, more than one node, Megatron (refused).
 """
 
+from collections.abc import Iterator
+from typing import Any
+
 try:
     from recipe.onerec.onerec_ray_trainer import RayPPOTrainer
 except ImportError as error:
@@ -66,7 +69,7 @@ import numpy as np
 import torch
 from verl.trainer.ppo.reward import compute_reward
 
-from .sids import THOUGHT, Sids, in_thought
+from .sids import THOUGHT, Sid, Sids, in_thought
 from .verl import Chooser, recast_advantages, recast_batch
 
 SID = "<s_a_{}><s_b_{}><s_c_{}>"
@@ -81,11 +84,11 @@ class ReCastTrainer(RayPPOTrainer):
         ValueError: a setting that cannot work; it says why, and what to set.
     """
 
-    def __init__(self, config, tokenizer, *arguments, **options):
-        self._recast = dict(config.get("recast") or {})
+    def __init__(self, config: Any, tokenizer: Any, *arguments: Any, **options: Any) -> None:
+        self._recast: dict[str, Any] = dict(config.get("recast") or {})
         for why in against(config, self._recast):
             raise ValueError(why)
-        self._recast = {"sid_template": SID} | self._recast
+        self._recast.setdefault("sid_template", SID)
         if self._recast.get("anchor") is None:
             self._recast["anchor"] = Anchor(self._recast["sid_template"])
         Chooser(tokenizer, **{name: value for name, value in self._recast.items() if name in CHOICES})  # may refuse
@@ -102,7 +105,7 @@ class ReCastTrainer(RayPPOTrainer):
         super()._balance_batch(batch, metrics, logging_prefix)
 
 
-def against(config, options):
+def against(config: Any, options: dict[str, Any]) -> Iterator[str]:
     """Why a configuration cannot work with pairs: texts, none if it can.
 
     Args:
@@ -189,10 +192,10 @@ class Anchor:
     Where the first stage has cut the thought off, ``</think>`` takes the place of its last token.
     """
 
-    def __init__(self, template):
+    def __init__(self, template: str) -> None:
         self.sids = Sids(template)
 
-    def __call__(self, response, sid, tokenizer):
+    def __call__(self, response: list[int], sid: Sid, tokenizer: Any) -> list[int]:
         if in_thought(tokenizer, [response])[0]:
             end, begin = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (THOUGHT[1], STAGE_2))
             starts = range(len(response) - len(begin), len(end) - 1, -1)
@@ -201,7 +204,7 @@ class Anchor:
         return self.sids.overwrite(tokenizer, response, sid, ends=[], limit=len(response))
 
 
-def weigh(batch):
+def weigh(batch: Any) -> None:
     """Make each row a group of its own whose reward is the advantage that :func:`recast_batch` left, in place."""
     tensors, other = batch.batch, batch.non_tensor_batch
     advantages, _ = recast_advantages(tensors["rm_scores"], tensors["response_mask"], other["uid"])
@@ -210,7 +213,7 @@ def weigh(batch):
     other["uid"] = np.array([f"{uid}/{row}" for row, uid in enumerate(other["uid"])], dtype=object)
 
 
-def sampled_means(named, sources):
+def sampled_means(named: dict[str, Any], sources: Any) -> dict[str, float]:
     """Means of what the reward function says of the sampled answers, named as their ``fit()`` names them: a dict.
 
     Args:

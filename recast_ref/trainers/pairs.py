@@ -31,13 +31,16 @@ With groups of one size and SIDs as tensors, :func:`recast_ref.reference.recast_
 """
 
 from collections import Counter
+from collections.abc import Hashable, Sequence
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from .._checks import Arguments, refuse
 from ..reference import branch_mask
-from .sids import pad_sids
+from .sids import Sid, pad_sids
 
 ARMS = ("recast", "repair", "contrast")
 
@@ -45,29 +48,29 @@ ARMS = ("recast", "repair", "contrast")
 class Pairs(NamedTuple):
     """What an update keeps of the rows it was given. Rows are numbered as they came."""
 
-    rows: list  # kept rows, group by group in order of appearance; of a pair the positive first, then the negative
-    anchors: dict  # kept row -> the target SID that overwrites it
-    advantages: torch.Tensor  # (len(rows),): one for each kept row, in the dtype of the rewards
-    every_advantage: torch.Tensor  # (B,): the same for all rows, 0 for those that are dropped
-    regimes: dict  # group id -> "all_zero", "single_hit" or "multi_hit", before repair
-    repaired: list  # group ids
-    skipped: list  # group ids, of those with nothing to learn from
-    contradicted: list  # group ids, of those in which a miss names the very SIDs of the positive
+    rows: list[int]  # kept rows, group by group in order of appearance; of a pair the positive first, then the negative
+    anchors: dict[int, Sid]  # kept row -> the target SID that overwrites it
+    advantages: Tensor  # (len(rows),): one for each kept row, in the dtype of the rewards
+    every_advantage: Tensor  # (B,): the same for all rows, 0 for those that are dropped
+    regimes: dict[Hashable, str]  # group id -> "all_zero", "single_hit" or "multi_hit", before repair
+    repaired: list[Hashable]  # group ids
+    skipped: list[Hashable]  # group ids, of those with nothing to learn from
+    contradicted: list[Hashable]  # group ids, of those in which a miss names the very SIDs of the positive
 
 
 def choose_pairs(
-    groups,
-    rewards,
-    named,
-    targets,
-    arm="recast",
-    weight=1.0,
-    negative_weight=None,
-    tie_break=None,
-    normalize=True,
-    eps=1e-6,
-    functions=None,
-):
+    groups: Sequence[Hashable],
+    rewards: Tensor,
+    named: Sequence[Sequence[Sid]],
+    targets: Sequence[Sequence[Sid]],
+    arm: str = "recast",
+    weight: float = 1.0,
+    negative_weight: float | None = None,
+    tie_break: Tensor | None = None,
+    normalize: bool = True,
+    eps: float = 1e-6,
+    functions: ModuleType | None = None,
+) -> Pairs:
     """Choose what an update keeps of the groups in a batch.
 
     A miss that names the same SIDs as the group's positive (a format gate in the reward can give the exact target 0)
@@ -101,7 +104,7 @@ def choose_pairs(
     rewards = rewards.detach()
     grpo = {"normalize": normalize, "eps": eps}
 
-    members = {}
+    members: dict[Hashable, list[int]] = {}
     for row, group in enumerate(groups):
         members.setdefault(group, []).append(row)
     every, kept, anchors, contradicted = torch.zeros_like(rewards), {}, {}, set()
@@ -138,7 +141,7 @@ def choose_pairs(
     )
 
 
-def branch_advantages(advantages, tokens):
+def branch_advantages(advantages: Tensor, tokens: Tensor) -> Tensor:
     """Per-token advantages: a negative's counts only from the branch point, where it leaves its positive.
 
     Args:
@@ -163,7 +166,7 @@ def branch_advantages(advantages, tokens):
 class _Found(NamedTuple):
     positive: list  # (Q,), its column, -1 where the group is skipped
     negative: list  # (Q,)
-    advantages: torch.Tensor  # (Q, G)
+    advantages: Tensor  # (Q, G)
     contradicted: list  # bool (Q,)
 
 

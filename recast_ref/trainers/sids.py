@@ -6,10 +6,15 @@ text, so that a code may be one token or several.
 """
 
 import re
+from collections.abc import Collection, Sequence
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
+Sid = tuple[int, ...]  # its codes
 
 CODE = r"<(?:s_)?([a-z])_(?:0|[1-9][0-9]*)>"  # OpenOneRec's and MiniOneRec's
 NUMBER = "(0|[1-9][0-9]{0,17})"  # one way to write each number that int64 holds
@@ -33,7 +38,7 @@ class Sids:
         '<a_12><b_7><c_201>'
     """
 
-    def __init__(self, template):
+    def __init__(self, template: str) -> None:
         self.template, self._parts = template, template.split("{}")
         self.levels = len(self._parts) - 1
         sides = [self._parts[0][-1:], *(side for part in self._parts[1:-1] for side in (part[:1], part[-1:]))]
@@ -47,7 +52,7 @@ class Sids:
         self._pattern = re.compile(NUMBER.join(re.escape(part).replace("><", r">\s*<") for part in self._parts))
 
     @classmethod
-    def like(cls, example):
+    def like(cls, example: str) -> "Sids":
         """The form of a text that holds a SID in OpenOneRec's or MiniOneRec's form.
 
         Raises:
@@ -67,7 +72,7 @@ class Sids:
         again = [i for i, code in enumerate(codes) if i and code[1] == codes[0][1]]  # where the second SID begins
         return cls("".join(re.sub("[0-9]+", "{}", code[0]) for code in codes[: again[0] if again else None]))
 
-    def read(self, text):
+    def read(self, text: str) -> list[Sid]:
         """The SIDs in a text, in order: a list of tuples of ``levels`` codes.
 
         A thought does not count: only what stands after the last ``</think>`` is read, and not what stands after a
@@ -76,11 +81,13 @@ class Sids:
         answer = text.rpartition(THOUGHT[1])[2].partition(THOUGHT[0])[0]
         return [tuple(map(int, found.groups())) for found in self._pattern.finditer(answer)]
 
-    def write(self, sid):
+    def write(self, sid: Sid) -> str:
         """The text of a SID."""
         return self._parts[0] + "".join(f"{code}{part}" for code, part in zip(sid, self._parts[1:], strict=True))
 
-    def read_ids(self, tokenizer, rows, thinking=None):
+    def read_ids(
+        self, tokenizer: Any, rows: Sequence[Sequence[int]], thinking: Sequence[bool] | None = None
+    ) -> list[list[Sid]]:
         """The SIDs in lists of token ids: a list of tuples for each row.
 
         Args:
@@ -94,12 +101,14 @@ class Sids:
             texts = [THOUGHT[0] * is_so + text for is_so, text in zip(thinking, texts, strict=True)]
         return [self.read(text) for text in texts]
 
-    def find(self, tokenizer, ids, thinking=False):
+    def find(self, tokenizer: Any, ids: list[int], thinking: bool = False) -> tuple[int, int] | None:
         """Where the last SID in a list of token ids stands: ``(start, end)``, or ``None`` where there is none."""
         named = self.read_ids(tokenizer, [ids], [thinking])[0]
         return _last(ids, lambda part: self.read_ids(tokenizer, [part])[0] == named[-1:]) if named else None
 
-    def overwrite(self, tokenizer, answer, sid, ends, limit, thinking=False):
+    def overwrite(
+        self, tokenizer: Any, answer: list[int], sid: Sid, ends: list[int], limit: int, thinking: bool = False
+    ) -> list[int]:
         """An anchor in place of an answer: its last SID gives way to ``sid``, and what stands around that stays.
 
         * Without a SID, what stays is all to the end of the last thought. A thought that never ends does not stay; one
@@ -144,7 +153,7 @@ class Sids:
         return (before + named + after)[: max(limit, len(before) + len(named))]
 
 
-def in_thought(tokenizer, rows):
+def in_thought(tokenizer: Any, rows: Sequence[Sequence[int]]) -> list[bool]:
     """Whether lists of token ids, such as prompts of a template that opens ``<think>``, end inside a thought."""
     return [text.rfind(THOUGHT[0]) > text.rfind(THOUGHT[1]) for text in _decode(tokenizer, rows)]
 
@@ -159,7 +168,7 @@ def _decode(tokenizer, rows):
     return tokenizer.batch_decode(rows, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
-def pad_sids(rows, levels):
+def pad_sids(rows: Sequence[Sequence[Sid]], levels: int) -> Tensor:
     """Lists of SIDs as int64 ``(N, M, levels)``, filled up with -1 as :mod:`recast_ref.reference` wants it.
 
     Example:
@@ -193,7 +202,7 @@ class Trie:
         ValueError: no answers, or an empty one.
     """
 
-    def __init__(self, answers, end):
+    def __init__(self, answers: Collection[Sequence[int]], end: int) -> None:
         lengths = np.fromiter(map(len, answers), dtype=np.int64, count=len(answers))
         if len(lengths) == 0 or lengths.min() == 0:
             raise ValueError(f"catalogue: expected at least one item, and no empty one, got {len(lengths)} items")
@@ -204,17 +213,18 @@ class Trie:
         tokens[np.arange(len(tokens)), lengths] = end
         self.end, self.base = end, int(tokens.max()) + 1
         self.depth = tokens.shape[1]  # of the longest answer with its end
-        self.edges, total = [], 0
+        levels: list[np.ndarray] = []
+        total = 0
         node = np.zeros(len(tokens), dtype=np.int64)
         for column in tokens.T:
             going = column >= 0
             edges, which = np.unique(node[going] * self.base + column[going], return_inverse=True)
             node[going] = total + which + 1
-            self.edges.append(edges)
+            levels.append(edges)
             total += len(edges)
-        self.edges = torch.from_numpy(np.concatenate(self.edges))
+        self.edges = torch.from_numpy(np.concatenate(levels))
 
-    def step(self, nodes, tokens):
+    def step(self, nodes: Tensor, tokens: Tensor) -> Tensor:
         """The nodes that tokens lead to: int64, of the shape of both arguments."""
         edges = self._edges(nodes.device)
         wanted = nodes * self.base + tokens
@@ -222,14 +232,14 @@ class Trie:
         known = (nodes >= 0) & (tokens >= 0) & (tokens < self.base) & (edges[at] == wanted)
         return torch.where(known, at + 1, -1)
 
-    def paths(self, tokens):
+    def paths(self, tokens: Tensor) -> Tensor:
         """The node before each token, and the one after the last: tokens int64 ``(N, T)``, nodes ``(N, T + 1)``."""
         nodes = [tokens.new_zeros(len(tokens))]
         for column in tokens.unbind(dim=1):
             nodes.append(self.step(nodes[-1], column))
         return torch.stack(nodes, dim=1)
 
-    def allowed(self, nodes, vocabulary):
+    def allowed(self, nodes: Tensor, vocabulary: int) -> Tensor:
         """What may follow each node: nodes int64 ``(N,)`` -> bool ``(N, vocabulary)``.
 
         Where nothing may, because the answer has ended or has left the trie, only ``end`` does.
@@ -244,7 +254,9 @@ class Trie:
         mask[:, self.end] |= count == 0
         return mask
 
-    def logps(self, logits, nodes, tokens, entropy_gradient=True):
+    def logps(
+        self, logits: Tensor, nodes: Tensor, tokens: Tensor, entropy_gradient: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """Log-probs of tokens, and entropies, under the softmax over what the trie allows.
 
         Args:
@@ -278,10 +290,11 @@ class OnlyTheTrie:
     Make one for each call: it takes the width that it sees first for the prompt's.
     """
 
-    def __init__(self, trie):
-        self.trie, self.prompt = trie, None
+    def __init__(self, trie: Trie) -> None:
+        self.trie = trie
+        self.prompt: int | None = None
 
-    def __call__(self, input_ids, scores):
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         self.prompt = input_ids.shape[1] if self.prompt is None else self.prompt
         nodes = self.trie.paths(input_ids[:, self.prompt :])[:, -1]
         return scores.masked_fill(~self.trie.allowed(nodes, scores.shape[1]), -torch.inf)

@@ -47,12 +47,15 @@ Tested with TRL 1.16.0 on CPU, one process and two. Not run: GPUs, vLLM, DeepSpe
 
 import copy
 import math
+from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 import torch
+from torch import Tensor
 
 try:
     import trl
@@ -227,11 +230,21 @@ class ReCastGRPOTrainer(GRPOTrainer):
     """
 
     _tag_names = ["trl", "grpo", "recast"]
-    _sids = _trie = None
+    _sids: Any = None
+    _trie: Any = None
     _batch = None  # the generation batch that is being made
     _thinking = None  # bool for each answer to be rewarded, whether its prompt has opened a thought
 
-    def __init__(self, model, reward_funcs=None, args=None, train_dataset=None, *arguments, catalogue=None, **options):
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: Any = None,
+        args: ReCastGRPOConfig | None = None,
+        train_dataset: Any = None,
+        *arguments: Any,
+        catalogue: Iterable[Any] | None = None,
+        **options: Any,
+    ) -> None:
         args = ReCastGRPOConfig("recast-grpo") if args is None else args
         if not isinstance(args, ReCastGRPOConfig):
             raise TypeError(f"args: expected a ReCastGRPOConfig, got {type(args).__name__}")
@@ -246,7 +259,7 @@ class ReCastGRPOTrainer(GRPOTrainer):
         if args.arm != "grpo" or catalogue is not None or reward_funcs == self.hit_reward:
             self._learn_to_read(catalogue)
 
-    def hit_reward(self, completion_ids, **columns):
+    def hit_reward(self, completion_ids: list[list[int]], **columns: Any) -> list[float]:
         """The reward by default: 1 for an answer that names a target, else 0."""
         named = self._sids.read_ids(self._tokenizer, completion_ids, self._thinking)
         wanted = map(self._targets, columns[self.args.targets_column])
@@ -550,7 +563,7 @@ class ReCastGRPOTrainer(GRPOTrainer):
 
     # --- the update
 
-    def compute_loss(self, model, inputs, *arguments, **options):
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Tensor:
         if "recast_filled" not in inputs:
             return super().compute_loss(model, inputs, *arguments, **options)
         filled = inputs["recast_filled"]

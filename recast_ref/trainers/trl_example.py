@@ -11,13 +11,15 @@ import os
 import sys
 import tempfile
 import warnings
+from functools import partial
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import torch
 
-from ..lab.worlds import DataError, load_world
+from ..lab.reading import DataError
+from ..lab.worlds import load_world
 
 try:
     import matplotlib
@@ -25,8 +27,15 @@ try:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LogitsProcessorList, PrinterCallback, TrainerCallback, logging
-    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+    from transformers import (
+        LogitsProcessorList,
+        PreTrainedTokenizerFast,
+        PrinterCallback,
+        Qwen3Config,
+        Qwen3ForCausalLM,
+        TrainerCallback,
+        logging,
+    )
 except ImportError as error:
     raise ImportError(
         f'recast_ref.trainers.trl_example: needs TRL: pip install -e ".[trl]" in the checkout ({error})'
@@ -187,7 +196,7 @@ def main(argv=None):
         save_model(folder, tokenizer_of(codes), options.seed)
         for arm in ARMS:
             task = bar.add_task(arm, total=options.steps)
-            curves[arm] = train(arm, folder, rows, held_out, catalogue, options, lambda: bar.advance(task))
+            curves[arm] = train(arm, folder, rows, held_out, catalogue, options, partial(bar.advance, task))
     for line in in_text(curves):
         console.print(line, highlight=False, markup=False)
     draw(curves, options, options.out)

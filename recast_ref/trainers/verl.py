@@ -40,11 +40,13 @@ import hashlib
 import pkgutil
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 try:
     from tensordict import TensorDict
@@ -67,11 +69,15 @@ OF_SAMPLES = {
     *("token_level_scores", "token_level_rewards", "routed_experts", "teacher_logprobs", "teacher_ids"),
 }
 
-_left = {}  # prompt -> [(reward, advantage, first token that it counts for)], of the latest batch of this process
+_left: dict[
+    Any, list[tuple[float, float, int]]
+] = {}  # prompt -> [(reward, advantage, first token that it counts for)], of the latest batch of this process
 
 
 @register_adv_est("recast")
-def recast_advantages(token_level_rewards, response_mask, index, config=None, **_):
+def recast_advantages(
+    token_level_rewards: Tensor, response_mask: Tensor, index: Sequence[Any], config: Any = None, **_: Any
+) -> tuple[Tensor, Tensor]:
     """The advantages that the sampler, or :func:`recast_batch`, left in this process for the rows of each prompt.
 
     Registered with verl as the advantage estimator ``recast``. A row is known by its prompt and its reward: rows of a
@@ -99,8 +105,8 @@ def recast_advantages(token_level_rewards, response_mask, index, config=None, **
                 f"algorithm.adv_estimator=recast: nothing was left for prompt {uid!r}; the rows must come from "
                 "ReCastReplayBuffer or recast_batch, in the process that computes advantages"
             )
-        _, advantage, start = min(_left[uid], key=lambda left: abs(left[0] - reward))
-        advantages[row, start:] = advantage
+        nearest = min(_left[uid], key=lambda left: abs(left[0] - reward))
+        advantages[row, nearest[2] :] = nearest[1]
     advantages = advantages * response_mask
     return advantages, advantages
 
@@ -111,7 +117,7 @@ class Rows(NamedTuple):
     uids: list  # of the prompt of each
     prompts: dict  # uid -> list of token ids, without padding
     responses: list  # lists of token ids, without padding
-    rewards: torch.Tensor  # float32 (B,)
+    rewards: Tensor  # float32 (B,)
     truths: list  # text with the target SIDs
     segments: list  # a name, or None
 
@@ -121,7 +127,7 @@ class Chosen(NamedTuple):
 
     rows: list  # as in Pairs
     anchors: dict  # row -> token ids of the anchor
-    advantages: torch.Tensor  # (len(rows),)
+    advantages: Tensor  # (len(rows),)
     starts: list  # for each of rows the first token that its advantage counts for
     skipped: list  # uids
     metrics: dict  # for the logger
@@ -144,7 +150,7 @@ class Chooser:
             that is resumed chooses as one that was not.
     """
 
-    tokenizer: object
+    tokenizer: Any
     arm: str = "recast"
     branch_point: bool = False
     weight: float = 1.0
@@ -163,7 +169,7 @@ class Chooser:
         if isinstance(self.anchor, str):
             self.anchor = pkgutil.resolve_name(self.anchor)
 
-    def __call__(self, rows, limit, step):
+    def __call__(self, rows: Rows, limit: int, step: int) -> Chosen:
         """Choose among the rows of whole groups.
 
         Args:
@@ -186,7 +192,8 @@ class Chooser:
         if any(rows.truths) and not any(targets):
             warnings.warn(
                 f"sid_template={self._sids.template!r}: no ground truth of this batch holds such a SID, and nothing is "
-                f"repaired; the first is {rows.truths[0]!r}"
+                f"repaired; the first is {rows.truths[0]!r}",
+                stacklevel=2,
             )
         pairs = choose_pairs(
             groups=rows.uids,
@@ -243,7 +250,15 @@ class Chooser:
         return ids
 
 
-def recast_batch(batch, tokenizer, rewards=None, *, step=0, segment_key=None, **options):
+def recast_batch(
+    batch: Any,
+    tokenizer: Any,
+    rewards: Tensor | None = None,
+    *,
+    step: int = 0,
+    segment_key: str | None = None,
+    **options: Any,
+) -> Any:
     """Cut a batch of whole groups to pairs, with an anchor in each group that had no hit. In place.
 
     Two rows a prompt, always: a prompt without a pair keeps two rows whose ``response_mask`` is empty, so that sizes
@@ -332,7 +347,7 @@ def recast_batch(batch, tokenizer, rewards=None, *, step=0, segment_key=None, **
     return batch
 
 
-def leave(uids, rewards, chosen):
+def leave(uids: list, rewards: Tensor, chosen: Chosen) -> None:
     """Leave the advantages for :func:`recast_advantages`, in place of those of the batch before.
 
     Args:
@@ -347,7 +362,7 @@ def leave(uids, rewards, chosen):
         _left[uid] = [(0.0, 0.0, 0)]
 
 
-def truth_of(reward_model):
+def truth_of(reward_model: Any) -> str:
     """The text with the target SIDs of a row: ``reward_model["ground_truth"]``, a text or a list of texts."""
     truth = reward_model.get("ground_truth") if isinstance(reward_model, dict) else None
     if isinstance(truth, (list, tuple, np.ndarray)):
@@ -360,7 +375,7 @@ def truth_of(reward_model):
     return truth
 
 
-def check_one_turn(response_mask):
+def check_one_turn(response_mask: Tensor) -> None:
     """Raises ``ValueError`` where some of an answer's tokens are not the policy's, but a tool's."""
     if not response_mask.bool().all():
         raise ValueError(
@@ -369,7 +384,7 @@ def check_one_turn(response_mask):
         )
 
 
-def positions_after(prompt_positions, count):
+def positions_after(prompt_positions: Tensor, count: int) -> Tensor:
     """Positions of the ``count`` tokens that follow a prompt, whose positions are ``(..., P)``: ``(..., count)``."""
     return prompt_positions[..., -1:] + 1 + torch.arange(count, device=prompt_positions.device)
 
@@ -393,9 +408,9 @@ def _leaves(positive, negative):
     return n - int(branch_mask(*padded).sum())
 
 
-def group_metrics(rows):
+def group_metrics(rows: Rows) -> dict[str, float]:
     """What the groups are before repair: shares by regime, the mean reward, and how many rows."""
-    hits = {uid: 0 for uid in rows.uids}
+    hits = dict.fromkeys(rows.uids, 0)
     for uid, reward in zip(rows.uids, rows.rewards.tolist()):
         hits[uid] += reward > 0
     regimes = [min(count, 2) for count in hits.values()]

@@ -45,6 +45,8 @@ more than one node, any GPU.
 import copy
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -107,7 +109,7 @@ class WideAgentLoopManager(AgentLoopManagerTQ):
         self.search_width = int(sampler.sampler_kwargs.search_width)
         super().__init__(config, *args, **kwargs)
 
-    def generate_sequences(self, prompts):
+    def generate_sequences(self, prompts: Any) -> Any:
         if "validate" not in prompts.keys() and "__rollout_n__" not in prompts.keys():
             assign_non_tensor_stack(prompts, "__rollout_n__", [self.search_width] * len(prompts))
         return super().generate_sequences(prompts)
@@ -137,7 +139,8 @@ class _Pairs:
         if options.get("arm", "recast") in ("recast", "contrast") and mini_batch < prompts:
             warnings.warn(
                 f"actor_rollout_ref.actor.ppo_mini_batch_size={mini_batch} for {prompts} prompts an update: the two of "
-                f"a pair may be updated on in different optimizer steps; set {prompts}"
+                f"a pair may be updated on in different optimizer steps; set {prompts}",
+                stacklevel=2,
             )
         self.search_width = options.pop("search_width")
         self.poll_interval = float(options.pop("poll_interval", self.poll_interval))
@@ -269,7 +272,7 @@ def _uid(key):
     return key.rsplit("_", 2)[0]
 
 
-def against(config, options):
+def against(config: Any, options: dict[str, Any]) -> Iterator[str]:
     """Why this configuration cannot work, as texts.
 
     Args:

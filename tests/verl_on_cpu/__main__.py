@@ -3,6 +3,7 @@
 import argparse
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 # Python puts this folder in front of all others; verl_on_cpu is to be imported as a package, and recast_ref is above.
@@ -37,7 +38,7 @@ def main():
                     steps=options.steps,
                     ranks=options.ranks,
                     catalogue=not options.whole_vocabulary,
-                    tell=lambda step, metrics: _tell(step, options.steps, metrics, curve),
+                    tell=partial(_tell, curve, options.steps),
                 )
             except Failed as error:
                 sys.exit(f"{arm}: {error}")
@@ -46,7 +47,7 @@ def main():
     return 0
 
 
-def _tell(step, steps, metrics, curve):
+def _tell(curve, steps, step, metrics):
     curve.append(reward_sampled(metrics))
     parts = [f"step {step:3d}/{steps}", f"reward {curve[-1]:.3f}"]
     if "recast/rows_out" in metrics:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from ...reference.anchoring import anchor_weights, choose_anchor, nearness
-from ...reference.hybrid import hybrid
+from ...reference.mixing import hybrid
 from .. import arms as lab
 from .. import backend
 from .outcomes import rewards

@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..console import fresh
+from ..reading import printable
 from ..workers import cores
 from . import report, table
-from .running import Results, run_cells
+from .running import run_cells
 
 
 def study(parts, chosen, scale, options, command):
@@ -32,7 +33,7 @@ def study(parts, chosen, scale, options, command):
     out = Path(options.out) if options.out else fresh(f"study{'-quick' if options.quick else ''}")
 
     def say(line):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
 
     cells = [cell for name in chosen for cell in parts[name][1]]
     say(f"{len(set(cells))} cells of {', '.join(chosen)}; results go to {out}")
@@ -52,9 +53,8 @@ def study(parts, chosen, scale, options, command):
                 if line:
                     say(line)
 
-            results = run_cells(cells, scale, out, options.resume, on_progress)
+            run_cells(cells, scale, out, options.resume, on_progress, lambda results: write(parts, results, out))
     except KeyboardInterrupt:
-        write(parts, Results(out, scale), out)
         say(
             f"Interrupted; {out / 'study.csv'} holds what is finished. To continue: {command} --resume --out {shlex.quote(str(out))}"
         )
@@ -62,7 +62,6 @@ def study(parts, chosen, scale, options, command):
     except BrokenProcessPool:
         say(f"A worker process died; was memory short? To continue: {command} --resume --out {shlex.quote(str(out))}")
         return 1
-    write(parts, results, out)
     say(f"{time.monotonic() - start:.0f} seconds. Wrote {out / 'study.csv'} and {out / 'study.md'}")
     return 0
 

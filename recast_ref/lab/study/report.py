@@ -28,8 +28,8 @@ def write(rows, out):
             lines += [f"![{text}]({path})", "", text, ""]
         for made in tables:
             if made.rows:
-                lines += [f"**{made.title}**", "", *_markdown(made), "", *([made.note, ""] if made.note else [])]
-    lines += ["## Learning rates", "", *_markdown(learning_rates(rows)), ""]
+                lines += [f"**{made.title}**", "", *markdown(made), "", *([made.note, ""] if made.note else [])]
+    lines += ["## Learning rates", "", *markdown(learning_rates(rows)), ""]
     checkpoints.save_text(out / "study.md", "\n".join(lines))
 
 
@@ -40,8 +40,9 @@ LEGEND = (
 )
 
 
-def _markdown(made):
-    rule = ["---"] + ["---:"] * (len(made.headers) - 1)
+def markdown(made, align="---:"):
+    """The lines of a table; ``align`` is of all columns but the first."""
+    rule = ["---"] + [align] * (len(made.headers) - 1)
     return ["| " + " | ".join(map(str, row)) + " |" for row in (made.headers, rule, *made.rows)]
 
 
@@ -231,7 +232,7 @@ def pays(rows, every):
     made = []
     for row in only(rows, kind="mean", arm=("grpo", "hybrid-sqrt"), anchor="likeliest", curve="coarse"):
         mine = [p for p in only(rows, kind="point", **{n: row[n] for n in table.SETTINGS}) if "pass@1" in p]
-        rival = [p for p in only(rows, kind="point", world=row["world"], arm="sft-sqrt", passes=4) if "pass@1" in p]
+        rival = [p for p in only(rows, kind="point", world=row["world"], arm="sft-sqrt", passes=2) if "pass@1" in p]
         for metric in ("pass@1", "sampled_p@1"):
             if mine and rival:
                 same = (
@@ -242,7 +243,7 @@ def pays(rows, every):
                     [place(row), metric, f"`{row['arm']}`", *(percent(p.get(metric)) for p in (mine[-1], *same))]
                 )
     headers = ["place", "metric", "arm", "at its end", "sft-sqrt, as many actor tokens", "sft-sqrt, as much time"]
-    note = "Over validation prompts, means over the seeds; sft-sqrt goes over its prompts up to four times."
+    note = "Over validation prompts, means over the seeds; sft-sqrt goes over its prompts up to twice."
     drawn = [(figures.curves(rows), "Quality on validation against processor time.")]
     return [Table("What rollouts are worth", headers, made, note), *quality(rows)], drawn
 

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from ... import __version__
-from .. import checkpoints
-from ..experiment import ExperimentError
+from .. import checkpoints, locks
+from ..experiment import ExperimentError, check_same
 from ..regimes import RegimeNotReached
-from ..workers import cores, deaf_to_ctrl_c, end_with_parent
+from ..workers import cores, deaf_to_ctrl_c, end_with_parent, short_of_memory
 from . import worlds
 from .bases import probe_size, train_base
 from .cells import Run, base_seconds, expected_seconds
@@ -53,6 +53,7 @@ class Results:
 
     def __init__(self, out, scale):
         self.runs, self.bases, self.scale = Path(out) / "cells", Path(out) / "bases", scale
+        self.study = checkpoints.digest(_identity(scale))
         self.scores = {}
 
     def score(self, run):
@@ -68,15 +69,28 @@ class Results:
         return self.bases / f"{base}.pt"
 
     def load(self, run):
-        """The file of a run.
+        """What :meth:`save` was given.
 
         Raises:
-            ExperimentError: it is of another run, whose settings give the same name.
+            CheckpointError: it is damaged, or of another run, whose settings give the same name.
         """
-        found = checkpoints.load(self.path(run))
-        if found["run"] != asdict(run):
-            raise ExperimentError(f"{self.path(run)} is of another run, {found['run']}: rename one of the worlds")
-        return found
+        return checkpoints.load(self.path(run), self._of_run(run))
+
+    def save(self, run, found):
+        checkpoints.save(self.path(run), found, self._of_run(run))
+
+    def load_base(self, base):
+        """What :meth:`save_base` was given; errors as for :meth:`load`."""
+        return checkpoints.load(self.base_path(base), self._of_base(base))
+
+    def save_base(self, base, found):
+        checkpoints.save(self.base_path(base), found, self._of_base(base))
+
+    def _of_run(self, run):
+        return {**asdict(run.cell), "seed": run.seed, "learning_rate": run.learning_rate, "study": self.study}
+
+    def _of_base(self, base):
+        return {**asdict(base), "study": self.study}
 
     @staticmethod
     def _score(found):
@@ -121,7 +135,7 @@ class Results:
         return total + sum(base_seconds(base.regime, base.width) for base in absent)
 
 
-def run_cells(cells, scale, out, resume=False, on_progress=lambda done, total, line: None):
+def run_cells(cells, scale, out, resume=False, on_progress=lambda done, total, line: None, finish=lambda results: None):
     """Do all runs that the cells need and that are not there.
 
     It starts processes: a script that calls it needs the usual ``if __name__ == "__main__":``.
@@ -132,21 +146,37 @@ def run_cells(cells, scale, out, resume=False, on_progress=lambda done, total, l
         out: folder; made if missing. One study at a time.
         resume: go on with the study in ``out``. Cells and seeds may be others than before, the rest of the scale may not.
         on_progress: called with the work done and in all (in expected seconds) and, when a run has ended, a line about it.
+        finish: called with the results while ``out`` is still held, also if the study is interrupted.
 
     Returns:
         :class:`Results`.
 
     Raises:
-        ExperimentError: ``out`` holds a study and ``resume`` is not set, or one of another scale or version.
+        ExperimentError: ``out`` holds a study and ``resume`` is not set, or one of another scale or version; or two cells would
+            have the same files.
+        Held: another process runs in ``out``.
+        CheckpointError: a file in ``out`` is damaged or of another study; the message names it.
         concurrent.futures.process.BrokenProcessPool: a worker died (out of memory, say).
     """
     out = Path(out)
-    _open(out, scale, resume)
+    _check_folder(out, resume)
+    with locks.hold(out):
+        _open(out, scale, resume)
+        try:
+            results = _run_cells(cells, scale, out, on_progress)
+        except KeyboardInterrupt:
+            finish(Results(out, scale))
+            raise
+        finish(results)
+    return results
+
+
+def _run_cells(cells, scale, out, on_progress):
     results = Results(out, scale)
     for folder in (results.runs, results.bases):
-        for half_written in folder.glob(".*"):
-            half_written.unlink()  # by a study that was killed while it saved
+        checkpoints.clean(folder)
     cells = list(dict.fromkeys(cells))
+    _check_names(cells)
     context = multiprocessing.get_context("spawn")
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(cores(), context, _start, (str(out), scale))
@@ -195,26 +225,43 @@ def _submit(pool, results, cells, futures):
             room -= 1
 
 
-def _open(out, scale, resume):
-    """Check or write ``study.json``, which says what the files in ``out`` are of."""
-    identity = {"scale": {k: v for k, v in scale.record().items() if k != "seeds"}, "versions": {"recast-ref": __version__, "torch": torch.__version__}}  # fmt: skip
-    path = out / "study.json"
-    if path.exists():
+def _check_names(cells):
+    """A file is named after the last part of a world's path: two paths that end alike would share their files."""
+    named = {}
+    for cell in cells:
+        other = named.setdefault(cell.world.rstrip("/").rpartition("/")[2], cell.world)
+        if other != cell.world:
+            raise ExperimentError(f"{other} and {cell.world} would have the same files: rename one of the worlds")
+
+
+def _check_folder(out, resume):
+    """Raise :class:`ExperimentError` unless ``out`` is a study to resume or, without ``resume``, new or empty."""
+    if out.exists() and not out.is_dir():
+        raise ExperimentError(f"--out {out}: not a folder")
+    if (out / "study.json").exists():
         if not resume:
             raise ExperimentError(f"--out {out} already holds a study: add --resume to go on, or choose another folder")
-        found = checkpoints.load_json(path)
-        for part, values in identity.items():
-            for name, value in values.items():
-                if found[part].get(name) != value:
-                    raise ExperimentError(
-                        f"--out {out} cannot be resumed: it was started with {name} = {found[part].get(name)}, not {value}"
-                    )
-    elif out.exists() and any(out.iterdir()):
+    elif not locks.is_new(out):
         raise ExperimentError(f"--out {out} holds other files: choose a new folder")
     elif resume:
         raise ExperimentError(f"--out {out} holds no study to resume: leave out --resume to start one")
+
+
+def _open(out, scale, resume):
+    """Check or write ``study.json``, which says what the files in ``out`` are of."""
+    _check_folder(out, resume)  # again: another may have held it until now
+    if resume:
+        check_same(out / "study.json", _identity(scale))
     else:
-        checkpoints.save_json(path, identity)
+        checkpoints.save_json(out / "study.json", _identity(scale))
+
+
+def _identity(scale):
+    """All that decides the numbers of a run, beside the run."""
+    return {
+        "scale": {name: value for name, value in scale.record().items() if name != "seeds"},
+        "versions": {"recast-ref": __version__, "torch": torch.__version__, "checkpoints": checkpoints.FORMAT},
+    }
 
 
 _worker = {}
@@ -233,24 +280,26 @@ def _work(job):
     world = worlds.make(job.world if isinstance(job, Base) else job.cell.world, scale.users)
     if isinstance(job, Base):
         try:
-            policy, record = train_base(world, job.regime, job.group_size, job.width, job.seed, scale.converged)
+            with short_of_memory():
+                policy, record = train_base(world, job.regime, job.group_size, job.width, job.seed, scale.converged)
             found = {"policy": policy.state_dict(), "record": record}
             line = f"{job}: {record['updates']} updates, {record['all_zero']:.1%} of the groups are all-zero"
         except RegimeNotReached as error:
             found, line = {"failed": str(error)}, str(error)
-        checkpoints.save(results.base_path(job), found)
+        results.save_base(job, found)
         return line, None
-    found = {"run": asdict(job), **_train(world, job, results, scale)}
+    with short_of_memory():
+        found = _train(world, job, scale)
     found["cpu_seconds"] = time.process_time() - start
-    checkpoints.save(results.path(job), found)
+    results.save(job, found)
     score = Results._score(found)
     return f"{job}: {found.get('failed', f'validation pass@1 {score:.2%}')}", score
 
 
-def _train(world, run, results, scale):
+def _train(world, run, scale):
     if run.cell.arm == "popular":
         return {"base": None, **train(world, run, None, scale)}
-    base = _base(results.base_path(Base.of(run)))
+    base = _base(Base.of(run))
     if "failed" in base:
         return {"failed": base["failed"]}
     policy = world.answers.policy(world.trie, worlds.HISTORY, run.cell.width, run.seed)
@@ -262,5 +311,5 @@ def _train(world, run, results, scale):
 
 
 @lru_cache(maxsize=8)
-def _base(path):
-    return checkpoints.load(path)
+def _base(base):
+    return _worker["results"].load_base(base)

@@ -21,6 +21,7 @@ import torch
 
 from .. import checkpoints
 from ..audit import segments
+from ..reading import DataError, cut, lines
 from . import worlds
 from .bootstrap import interval
 from .cells import Cell, Run
@@ -218,16 +219,40 @@ def read(path):
     """The rows of a file: numbers as numbers, empty fields left out.
 
     Raises:
-        ValueError: the file has other columns.
+        DataError: the file has other columns, or is damaged; the message names the file and the line.
     """
-    with open(path, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-            raise ValueError(
+    reader = csv.reader(lines(path), strict=True)
+    try:
+        header = next(reader, [])
+        if tuple(header) != COLUMNS:
+            missing = [name for name in COLUMNS if name not in header]
+            raise DataError(
                 f"{path}: not a study.csv of this version{f', it has no column {missing[0]}' if missing else ''}"
             )
-        return [{n: _typed(n, text) for n, text in row.items() if text != "" or n == "curve"} for row in reader]
+        rows = []
+        for row in reader:
+            if len(row) != len(COLUMNS):
+                raise DataError(f"{path}:{reader.line_num}: expected {len(COLUMNS)} fields, got {len(row)}")
+            named = zip(COLUMNS, row)
+            rows.append({n: _typed(n, text) for n, text in named if text != "" or n == "curve"})
+        return rows
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num}: not a readable CSV file: {error}") from None
+    except ValueError as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path}:{reader.line_num}: expected a number: {cut(str(error))}") from None
+
+
+def merge(tables):
+    """The rows of several files as if of one, so that parts can be run on several evenings: of a cell that more than one has, the
+    rows of the first, and of each file its differences."""
+    seen, merged = {}, []
+    for number, rows in enumerate(tables):
+        for row in rows:
+            if seen.setdefault(tuple(row[name] for name in SETTINGS), number) == number:
+                merged.append(row)
+    return merged
 
 
 TEXT = {"parts", "kind", "world", "regime", "arm", "anchor", "curve", "reference", "segment"}

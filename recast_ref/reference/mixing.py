@@ -10,6 +10,7 @@ truth: it gets its anchor with ``+w`` and, against it, the hardest negative with
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from .._checks import group_tensors
 from .grpo import group_advantages
@@ -19,13 +20,22 @@ from .recasting import recast
 class Hybrid(NamedTuple):
     """What each response counts for, and where the anchors go."""
 
-    slot: torch.Tensor  # int64 (Q,): where the anchor goes, -1 where the group is untouched
-    positive: torch.Tensor  # int64 (Q,): the anchor, -1 where the group has a hit or is skipped
-    negative: torch.Tensor  # int64 (Q,): the hardest negative, -1 likewise
-    advantages: torch.Tensor  # (Q, G): GRPO's where there is a hit; else +weight, -negative_weight, and 0
+    slot: Tensor  # int64 (Q,): where the anchor goes, -1 where the group is untouched
+    positive: Tensor  # int64 (Q,): the anchor, -1 where the group has a hit or is skipped
+    negative: Tensor  # int64 (Q,): the hardest negative, -1 likewise
+    advantages: Tensor  # (Q, G): GRPO's where there is a hit; else +weight, -negative_weight, and 0
 
 
-def hybrid(rewards, scores, repairable=None, weight=1.0, negative_weight=0.3, tie_break=None, normalize=True, eps=1e-6):
+def hybrid(
+    rewards: Tensor,
+    scores: Tensor,
+    repairable: Tensor | None = None,
+    weight: float = 1.0,
+    negative_weight: float = 0.3,
+    tie_break: Tensor | None = None,
+    normalize: bool = True,
+    eps: float = 1e-6,
+) -> Hybrid:
     """:func:`~.group_advantages` for groups with a hit, :func:`~.recast` for the others.
 
     ``positive`` and ``negative`` are -1 where the group has a hit. A group without one is skipped, all of its advantages 0, where

@@ -1,0 +1,166 @@
+"""What the README says of the study: what to run, and what became of the paper's claims. Made from the rows of ``study.csv``.
+
+Advice and verdicts are written here; every figure beside them is looked up, and a test holds the sign of each. A line is left out while
+cells of it have not been run.
+"""
+
+from collections import namedtuple
+
+from . import matching
+from .report import Table, one, percent
+
+# A difference between two arms in one place, and which side of 0 its interval lies: +1, -1, or 0 where it holds 0.
+Seen = namedtuple("Seen", "metric arm reference world regime sign")
+Decision = namedtuple("Decision", "see run evidence")
+Claim = namedtuple("Claim", "claim paper here verdict why")
+
+
+def _pass(arm, reference, regime, sign, world="sparse"):
+    return Seen("pass@1", arm, reference, world, regime, sign)
+
+
+def _sampled(arm, reference, regime, sign, world="sparse"):
+    return Seen("sampled_p@1", arm, reference, world, regime, sign)
+
+
+def _recall(arm, reference, regime, sign, world="sparse"):
+    return Seen("recall@10", arm, reference, world, regime, sign)
+
+
+DECISIONS = (
+    Decision(
+        "one known target for each prompt, whatever the share of all-zero groups",
+        "`sft-sqrt`, without a rollout",
+        (_pass("sft-sqrt", "grpo", "99", 1), _pass("sft-sqrt", "grpo", "85", 1), _pass("sft-sqrt", "grpo", "converged", 1)),
+    ),
+    Decision(
+        "the same, and there are rollouts anyway",
+        "`hybrid-sqrt`; it is no better",
+        (_pass("hybrid-sqrt", "grpo", "94", 1), _pass("hybrid-sqrt", "sft-sqrt", "94", 0)),
+    ),
+    Decision(
+        "94 % or more of the groups are all-zero, and the rule must be the published one",
+        "`recast`; with the branch point where some groups hit",
+        (_pass("recast", "grpo", "99", 1), _pass("recast", "grpo", "94", 0), _pass("recast-branch", "grpo", "94", 1)),
+    ),
+    Decision(
+        "85 % or fewer are all-zero",
+        "not `recast`, and not plain SFT: GRPO, if not the first row",
+        (_pass("recast", "grpo", "85", -1), _pass("recast", "grpo", "converged", -1), _pass("sft", "grpo", "converged", -1)),
+    ),
+    Decision(
+        "recall far down the list counts, not its top",
+        "`sft`",
+        (_recall("sft", "grpo", "94", 1), _recall("sft", "sft-sqrt", "converged", 1)),
+    ),
+    Decision(
+        "one sample is served, and no search",
+        "not `recast`, which lowers it",
+        (_sampled("recast", "base", "converged", -1), _sampled("recast", "grpo", "94", -1), _sampled("sft-sqrt", "grpo", "94", 1)),
+    ),
+)  # fmt: skip
+
+
+def decisions(rows):
+    """What you see in your logs, what to run, and the figures that say so."""
+    made = []
+    for decision in DECISIONS:
+        found = [difference(rows, seen) for seen in decision.evidence]
+        if all(found):
+            figures = [_said(seen, row) for seen, row in zip(decision.evidence, found)]
+            made.append([decision.see, decision.run, "; ".join(figures)])
+    return Table("What to run", ["what you see", "what to run", "in points of pass@1, or what is named"], made, "")
+
+
+def difference(rows, seen):
+    """The row of a difference, or an empty one."""
+    names = {"arm": seen.arm, "reference": seen.reference, "world": seen.world, "regime": seen.regime}
+    return one(rows, kind="difference", group_size=8, passes=1, anchor="likeliest", **names)
+
+
+def _said(seen, row):
+    value, low, high = (100 * row[f"{seen.metric}{end}"] for end in ("", " low", " high"))
+    metric = "" if seen.metric == "pass@1" else f" {seen.metric.replace('_', ' ')}"
+    where = "converged" if seen.regime == "converged" else f"{seen.regime} %"
+    return f"`{seen.arm}` over `{seen.reference}`{metric} {value:+.1f} [{low:+.1f}, {high:+.1f}] ({where})"
+
+
+def claims(rows, run):
+    """The paper's claims, its values and ours.
+
+    Args:
+        rows: of ``study.csv``.
+        run: ``results.json`` of a ``compare``, for what an update costs.
+    """
+    made = [
+        [claim.claim, claim.paper, here, claim.verdict, claim.why]
+        for claim in CLAIMS
+        if (here := claim.here(rows, run))
+    ]
+    return Table("Claims", ["claim", "paper", "here", "verdict", "why"], made, "")
+
+
+def relative(rows, **place):
+    """Pass@1 of ReCast as published, relative to GRPO's: ``"+36 % [+26, +46]"``; empty where it has not been run."""
+    row = one(rows, kind="difference", arm="recast", reference="grpo", **place)
+    grpo = one(rows, kind="mean", arm="grpo", **place).get("pass@1")
+    if not row or not grpo:
+        return ""
+    value, low, high = (100 * row[name] / grpo for name in ("pass@1", "pass@1 low", "pass@1 high"))
+    return f"{value:+.0f} % [{low:+.0f}, {high:+.0f}]"
+
+
+def _pass_at_1(rows, run):
+    regimes = ("99", "94", "85", "converged")
+    found = {regime: relative(rows, world="sparse", regime=regime, curve="", group_size=8) for regime in regimes}
+    return "; ".join(
+        f"{name if name == 'converged' else f'{name} % all-zero'}: {text}" for name, text in found.items() if text
+    )
+
+
+def _budget(name, values):
+    def here(rows, run):
+        mine = [row for row in rows if row["curve"] == "fine"]
+        found = {v: matching.text(matching.match(mine, "recast", "pass@1", **{name: v})) for v in values}
+        return "; ".join(f"{'G' if name == 'group_size' else name} {v}: {text}" for v, text in found.items() if text)
+
+    return here
+
+
+def _ratio(quantity):
+    def here(rows, run):
+        cost = {(cell["layout"], cell["update"]): cell[quantity] for cell in run["cost"]}
+        apart, shared = (
+            cost[layout, "group"] / cost[layout, "pair"] for layout in ("one sequence per response", "shared prompt")
+        )
+        return f"{apart:.1f}x; with the prompt read once for all: {shared:.1f}x"
+
+    return here
+
+
+def _repaired(rows, run):
+    """The share of all-zero groups of ``recast`` at the start and at the end, by regime."""
+    said = []
+    for regime in ("99", "94", "85", "converged"):
+        points = [
+            row["all_zero"]
+            for row in rows
+            if (row["kind"], row["arm"], row["world"], row["regime"], row["group_size"], row["curve"])
+            == ("point", "recast", "sparse", regime, 8, "")
+            and "all_zero" in row
+        ]
+        if points:
+            said.append(f"{percent(points[0], 0)} to {percent(points[-1], 0)} %")
+    return "; ".join(said)
+
+
+CLAIMS = (
+    Claim("pass@1 over GRPO", "+9.1 to +36.6 %", _pass_at_1, "partly", "where nearly all groups are all-zero, and not otherwise"),
+    Claim("share of GRPO's rollouts until its best is reached", "4.1 %", _budget("group_size", (8,)), "?", "?"),
+    Claim("that advantage widens with G", "yes", _budget("group_size", (4, 8, 16, 32, 64)), "?", "?"),
+    Claim("and with the size of the model", "yes", _budget("width", (32, 64, 148)), "?", "?"),
+    Claim("an update is faster, G = 32", "16.6x", _ratio("seconds"), "reproduced",
+          "most of it is the prompt, which need not be read again for each response"),
+    Claim("memory of an update", "-16.5 %", _ratio("peak_bytes"), "not testable here", "of a device that also holds the weights of 8B parameters"),
+    Claim("repair is needed most early", "yes", _repaired, "?", "groups without a hit, from the first step to the last, by regime as above"),
+)  # fmt: skip
