@@ -150,6 +150,12 @@ def test_a_tutorial_is_a_notebook_and_its_links_lead_somewhere(path):
     assert dead_links(text) == []
 
 
+def test_all_are_read_in_three_hours_and_none_takes_more_than_25_minutes():
+    run = run_module()
+    minutes = {path.stem: run.reading(path.read_text())[3] for path in TUTORIALS}
+    assert max(minutes.values()) <= 25 and sum(minutes.values()) <= 180, minutes
+
+
 @pytest.mark.parametrize("name", ["glossary.md", "cuda.md", "README.md"])
 def test_the_links_of_the_other_pages_lead_somewhere(name):
     assert dead_links((FOLDER / name).read_text()) == []
