@@ -79,4 +79,4 @@ def test_a_million_groups_counts_and_finds_the_first_difference(capsys, monkeypa
     said, replay = capsys.readouterr().out.strip().splitlines()
     assert ": recast, part 0, group 5: the reference answers " in said
     assert million.main(replay.split()[2:]) == 1
-    assert capsys.readouterr().out.startswith("0 groups were equal; then, ")
+    assert capsys.readouterr().out.strip().startswith("0 groups were equal; then, ")
