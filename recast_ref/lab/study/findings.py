@@ -58,6 +58,17 @@ DECISIONS = (
         "not `recast`, which lowers it",
         (_sampled("recast", "base", "converged", -1), _sampled("recast", "grpo", "94", -1), _sampled("sft-sqrt", "grpo", "94", 1)),
     ),
+    Decision(
+        "labels may be wrong (30 % name a banner)",
+        "no anchor that is believed whatever its probability: `hybrid-sqrt`",
+        (
+            _pass("sft", "base", "converged", -1, "wrong-30"),
+            _pass("recast-branch", "base", "converged", -1, "wrong-30"),
+            _pass("hybrid-sqrt", "base", "converged", 1, "wrong-30"),
+            _pass("hybrid-sqrt", "grpo", "converged", 0, "wrong-30"),
+            _sampled("hybrid-sqrt", "sft-sqrt", "converged", 1, "wrong-30"),
+        ),
+    ),
 )  # fmt: skip
 
 
@@ -89,7 +100,8 @@ def _arms(seen):
 
 def _figure(seen, row):
     value, low, high = (100 * row[f"{seen.metric}{end}"] for end in ("", " low", " high"))
-    where = seen.regime if seen.regime == "converged" else f"{seen.regime} %"
+    where = f"{seen.world}, {seen.regime}".removeprefix("sparse, ")
+    where += "" if seen.regime == "converged" else " %"
     return f"{value:+.1f} [{low:+.1f}, {high:+.1f}] ({where})"
 
 
