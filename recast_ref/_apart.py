@@ -123,7 +123,8 @@ class Child:
             with contextlib.suppress(OSError):  # there may be none left
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-            self.process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # what it did not read any more is still to be written
+                self.process.stdin.close()
 
     def _say(self, value):
         with contextlib.suppress(BrokenPipeError):  # what became of it, _hear finds out
@@ -197,8 +198,18 @@ def main():
 
     asked = json.loads(commands.readline())
     seconds = asked.pop("seconds")
+
+    @contextlib.contextmanager
+    def at_most():
+        # Should the parent be killed while the variant hangs, in C code even, nobody else would end this process.
+        faulthandler.dump_traceback_later(seconds + 5, exit=True, file=nowhere)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
     try:
-        held = _plan(asked, say)
+        held = _plan(asked, say, at_most)
     except (Refused, ValueError, ImportError) as error:
         return say("refused", str(error).splitlines()[0])
     except Exception as error:  # in an object that is more than a function, say
@@ -214,26 +225,23 @@ def main():
     held.on_example = on_example
     say("plan", (held.laws, held.names))
     for command in commands:
-        law = json.loads(command)
-        # Should the parent be killed while the variant hangs, in C code even, nobody else would end this process.
-        line = ""
-        faulthandler.dump_traceback_later(seconds + 5, exit=True, file=nowhere)
+        law, line = json.loads(command), ""
         try:
-            outcome = held.hold(law)
+            with at_most():
+                outcome = held.hold(law)
         except BaseException as error:  # KeyboardInterrupt too: Ctrl-C does not come here
             outcome = Outcome(law, BROKEN, message=first_line(error), line=line)
-        faulthandler.cancel_dump_traceback_later()
         say("outcome", vars(outcome) | {"inputs": {}})
 
 
-def _plan(asked, say):
-    """The :class:`~recast_ref.testing.checking.Check` that is asked for."""
+def _plan(asked, say, at_most):
+    """The :class:`~recast_ref.testing.checking.Check` that is asked for; imports are made in the context ``at_most()``."""
     from .testing import checking, state  # before anything that could stand in its way
 
     def imported(spec):
         say("importing", spec)
         changes = []
-        with state.kept(changes, state.MODES):
+        with state.kept(changes, state.MODES), at_most():
             function = find(spec)
         if changes:
             raise Refused(f"{spec}: its import {changes[0]}, for all code beside it; set that where training starts")

@@ -778,6 +778,55 @@ def test_the_law_is_named_before_it_is_held_and_nothing_is_left_behind(stop, cod
     assert not alive(child)
 
 
+def test_an_import_that_hangs_does_not_outlive_who_asked(tmp_path):
+    (tmp_path / "bad.py").write_text(
+        "import os, pathlib, time; pathlib.Path('pid').write_text(str(os.getpid())); time.sleep(10**6)"
+    )
+    with subprocess.Popen([*RUN, "bad:f", "--timeout", "20"], cwd=tmp_path) as process:
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.kill()
+    child = int((tmp_path / "pid").read_text())
+    while alive(child):
+        time.sleep(0.1)
+
+
+DEAF = """
+import fcntl, os, stat
+from recast_ref import reference
+
+def f(rewards, scores):
+    for file in range(3, 20):
+        try:
+            if stat.S_ISFIFO(os.fstat(file).st_mode) and fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+                os.close(file)
+        except OSError:
+            pass
+    return reference.recast(rewards, scores)
+"""
+
+
+def test_who_hears_nothing_any_more_is_replaced(tmp_path):
+    result = misbehaved(tmp_path, DEAF, "--laws", "form", "signs", "form")
+    lines = result.stdout.splitlines()
+    assert result.returncode == 1
+    assert re.fullmatch(r"form +holds, \d examples", lines[0]) and re.fullmatch(r"form +holds, \d examples", lines[-2])
+    assert lines[1] == "signs                        BROKEN: ended the process, with exit code 1"
+    assert lines[-1] == "bad.f as recast, against reference: 2 holds, 1 BROKEN"
+
+
+def test_parts_that_come_and_go_pass_over_no_law():
+    def moody(rewards, scores):
+        answer = reference.recast(rewards, scores)
+        wrong = answer._replace(negative=answer.slot)
+        return wrong._asdict() if (rewards > 0).any() else answer.advantages
+
+    form = testing.check(moody, kind="recast", laws=["form"])["form"]
+    assert form.status == "BROKEN"
+    assert form.message == "answered slot, positive, negative, advantages here, and advantages in the call before"
+
+
 def alive(pid):
     try:
         return pathlib.Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] != "Z"

@@ -70,6 +70,7 @@ class Subject:
         self.variant, self.against = variant, against
         self.changes, self.spares_state = [], False  # of global state by the variant; whether only ``pure`` tells them
         self.address = None  # ``(module, name)``, where the caller knows under which it was found
+        self.parts = None  # that it answers, by name, once it has answered
         self.parameters = _parameters(variant)
         self.accepts, required = _names(variant, self.parameters)
         self.kind = KINDS[kind] if kind else deduce(variant)
@@ -106,9 +107,14 @@ class Subject:
         """The variant's :class:`Answer` to a case, a dict of arguments.
 
         Raises:
-            LawBroken: it raised an exception, or answered something of another type, shape or dtype.
+            LawBroken: it raised an exception, or answered something of another type, shape or dtype, or now other parts than
+                before: a law that asks for one of them would pass over it.
         """
-        return self._ask(self.variant, self.parameters, case)
+        answer = self._ask(self.variant, self.parameters, case)
+        self.parts = self.parts or tuple(answer)
+        if tuple(answer) != self.parts:
+            raise LawBroken(f"answered {', '.join(answer)} here, and {', '.join(self.parts)} in the call before")
+        return answer
 
     def expected(self, case):
         """The answer of the function it is compared with."""
