@@ -122,12 +122,18 @@ def test_a_judge_pays_for_more_than_the_log_shows():
         assert len({tuple(sid) for sid in row}) == worlds.LIKED
 
 
-def test_real_interactions_with_wrong_labels(tmp_path):
-    rng = np.random.default_rng(0)
+def interactions(path, seed=0):
+    """A file of real interactions, made up; returns its path."""
+    rng = np.random.default_rng(seed)
     lines = ["user_id:token\titem_id:token\ttimestamp:float"]
     lines += [f"u{u}\ti{i}\t{t}" for u in range(80) for t, i in enumerate(rng.integers(120, size=8))]
-    path = tmp_path / "toy.inter"
+    path.parent.mkdir(exist_ok=True)
     path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_real_interactions_with_wrong_labels(tmp_path):
+    path = interactions(tmp_path / "toy.inter")
     clean, wrong = worlds.make(str(path)), worlds.make(f"{path}+wrong-50")
     assert torch.equal(clean.rl.wanted, wrong.rl.wanted) and torch.equal(clean.test.shown, wrong.test.shown)
     assert 0.3 < (clean.rl.shown != wrong.rl.shown).any(dim=-1).float().mean() < 0.7
@@ -652,20 +658,47 @@ def test_resume_refuses_what_it_cannot_go_on_with(tmp_path):
         running.run_cells([], SCALE, tmp_path / "other")
 
 
-def test_two_worlds_of_one_name_are_told_apart(tmp_path):
+def test_two_worlds_of_one_name_are_told_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in "ab":
+        interactions(Path(folder, "toys.inter"))
     results = running.Results(tmp_path, SCALE)
-    run = cells.Run(cells.Cell("a/toys", "94", "sft"), 0, 1e-3)
-    twin = cells.Run(cells.Cell("b/toys", "94", "sft"), 0, 1e-3)
+    run = cells.Run(cells.Cell("a/toys.inter", "94", "sft"), 0, 1e-3)
+    twin = cells.Run(cells.Cell("b/toys.inter", "94", "sft"), 0, 1e-3)
     results.save(run, {"failed": "?"})
     assert results.score(run) == -1
-    with pytest.raises(checkpoints.CheckpointError, match="is of another run .world = a/toys, not b/toys"):
+    with pytest.raises(checkpoints.CheckpointError, match="is of another run .world = a/toys.inter, not b/toys.inter"):
         results.score(twin)
     base = running.Base.of(run)
     results.save_base(base, {"failed": "?"})
-    with pytest.raises(checkpoints.CheckpointError, match="is of another run .world = a/toys, not b/toys"):
+    with pytest.raises(checkpoints.CheckpointError, match="is of another run .world = a/toys.inter, not b/toys.inter"):
         results.load_base(running.Base.of(twin))
-    with pytest.raises(ExperimentError, match="a/toys and b/toys would have the same files: rename one of the worlds"):
+    with pytest.raises(
+        ExperimentError, match="a/toys.inter and b/toys.inter would have the same files: rename one of the worlds"
+    ):
         running.run_cells([run.cell, twin.cell], SCALE, tmp_path / "study")
+
+
+def test_a_study_does_not_go_on_with_other_data(tmp_path):
+    path = tmp_path / "toys.inter"
+    results = running.Results(tmp_path, SCALE)
+    run = cells.Run(cells.Cell(f"{path}+wrong-30", "94", "sft"), 0, 1e-3)
+    base = running.Base.of(run)
+
+    def at_another_time(seed):
+        interactions(path, seed)
+        for kept in (worlds.fingerprint, worlds._load, worlds.make):
+            kept.cache_clear()
+
+    at_another_time(0)
+    results.save(run, {"failed": "?"})
+    results.save_base(base, {"failed": "?"})
+    at_another_time(0)
+    assert results.load(run) == results.load_base(base) == {"failed": "?"}
+    at_another_time(1)
+    for load, job in ((results.load, run), (results.load_base, base)):
+        with pytest.raises(checkpoints.CheckpointError, match="is of another run .data = "):
+            load(job)
 
 
 def test_a_damaged_file_of_a_study_is_named_and_refused(tmp_path):

@@ -49,13 +49,13 @@ def identity(world, settings):
             "history_items": HISTORY,
             "beam": BEAM,
         },
-        "world": {"fingerprint": _fingerprint(world), "base_pairs": world.base_pairs},
+        "world": {"fingerprint": fingerprint(world), "base_pairs": world.base_pairs},
         "versions": {"recast-ref": __version__, "torch": torch.__version__, "checkpoints": checkpoints.FORMAT},
     }
 
 
-def _fingerprint(world):
-    """Tells one world's data from another's."""
+def fingerprint(world):
+    """Tells the data of one :class:`~.worlds.World` from another's."""
     digest = hashlib.sha256(np.ascontiguousarray(world.sids))
     for pairs in (world.train, world.valid, world.test):
         for array in (pairs.user, pairs.history, pairs.target):

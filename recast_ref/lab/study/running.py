@@ -87,10 +87,17 @@ class Results:
         checkpoints.save(self.base_path(base), found, self._of_base(base))
 
     def _of_run(self, run):
-        return {**asdict(run.cell), "seed": run.seed, "learning_rate": run.learning_rate, "study": self.study}
+        of = {**asdict(run.cell), "seed": run.seed, "learning_rate": run.learning_rate, "study": self.study}
+        return of | self._of_data(run.cell.world)
 
     def _of_base(self, base):
-        return {**asdict(base), "study": self.study}
+        return {**asdict(base), "study": self.study} | self._of_data(base.world)
+
+    @staticmethod
+    def _of_data(world):
+        """The files of a world of real interactions may hold something else by the time that a study goes on."""
+        found = worlds.fingerprint(world)
+        return {"data": found} if found else {}
 
     @staticmethod
     def _score(found):

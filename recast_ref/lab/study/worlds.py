@@ -10,11 +10,12 @@ interactions, as ``recast-ref compare --world`` takes them.
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 import torch
 
+from .. import training
 from .. import worlds as lab
 from ..evaluation import sid_counts
 from ..semantic_ids import Trie
@@ -76,10 +77,30 @@ def make(name, users=25_000):
         ValueError: no such world.
         FileNotFoundError, DataError: as :func:`~recast_ref.lab.worlds.load_world`.
     """
+    path, twist = _file(name)
+    return _real(name, path, twist) if path else _made_up(name, users)
+
+
+@cache
+def fingerprint(name):
+    """Tells what is in the files of a world from what else might be there; empty for a made-up one, which is all in its name.
+
+    Raises:
+        as :func:`make`.
+    """
+    path, _ = _file(name)
+    return training.fingerprint(_load(path)) if path else ""
+
+
+def _file(name):
+    """``(path, twist)`` of a world of real interactions; of a made-up one the path is empty."""
     path, _, twist = name.rpartition("+")
-    if path or "/" in name or "." in name:
-        return _real(name, path or name, twist if path else "")
-    return _made_up(name, users)
+    if path:
+        return path, twist
+    return (name, "") if "/" in name or "." in name else ("", "")
+
+
+_load = lru_cache(maxsize=1)(lab.load_world)
 
 
 def base_world(name):
@@ -221,7 +242,7 @@ def _liked(shop, users):
 
 
 def _real(name, path, twist):
-    world = lab.load_world(path)
+    world = _load(path)
     if twist != "cold" and twist and not re.fullmatch(r"wrong-\d+", twist):
         raise ValueError(f"no world {name!r}: after the path, only +wrong-NN and +cold are known")
     order = np.random.default_rng(0).permutation(len(world.train))
