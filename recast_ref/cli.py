@@ -244,7 +244,10 @@ def _bench(parser, options):
 
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error(f"--device cuda: torch {torch.__version__} sees no GPU here")
-    if options.out is not None and (not options.out or os.path.isdir(options.out)):  # now, and not when all is measured
+    # Now, and not when all is measured. A device would be replaced by a file: /dev/null, where the user may do so.
+    if options.out is not None and (
+        not options.out or (os.path.exists(options.out) and not os.path.isfile(options.out))
+    ):
         parser.error(f"--out {options.out}: expected the name of a file")
     try:
         from . import bench, bench_cuda

@@ -61,6 +61,8 @@ def run(*arguments, cwd=None):
         (["study", "--resume"], "--resume needs --out DIR"),
         (["study", "--out", "here", "--resume"], "here holds no study to resume"),
         (["study", "--report", "no/such/place"], "study.csv: No such file or directory"),
+        (["bench", "--out", "/dev/fd/1"], "--out /dev/fd/1: expected the name of a file"),
+        (["bench", "--out", "."], "--out .: expected the name of a file"),
         (["explain", "more"], "unknown argument more"),
     ],
 )
