@@ -40,12 +40,12 @@ DECISIONS = (
     ),
     Decision(
         "94 % or more of the groups are all-zero, and the rule must be the published one",
-        "`recast`; with the branch point where some groups hit",
+        "`recast` at 99 %; at 94 % the branch point with it",
         (_pass("recast", "grpo", "99", 1), _pass("recast", "grpo", "94", 0), _pass("recast-branch", "grpo", "94", 1)),
     ),
     Decision(
         "85 % or fewer are all-zero",
-        "not `recast`, and not plain SFT: GRPO, if not the first row",
+        "not `recast` nor, on a converged base, plain SFT: GRPO, if not the first row",
         (_pass("recast", "grpo", "85", -1), _pass("recast", "grpo", "converged", -1), _pass("sft", "grpo", "converged", -1)),
     ),
     Decision(
@@ -54,8 +54,8 @@ DECISIONS = (
         (_recall("sft", "grpo", "94", 1), _recall("sft", "sft-sqrt", "converged", 1)),
     ),
     Decision(
-        "one sample is served, and no search",
-        "not `recast`, which lowers it",
+        "one sample is served, and no search; 94 % or fewer are all-zero",
+        "not `recast`",
         (_sampled("recast", "base", "converged", -1), _sampled("recast", "grpo", "94", -1), _sampled("sft-sqrt", "grpo", "94", 1)),
     ),
     Decision(
