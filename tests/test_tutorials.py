@@ -33,7 +33,10 @@ def dead_links(text):
     """The links of a page, outside of its blocks, to a file that is not there or to a word that the glossary does not have."""
     prose = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
     links = [link.partition("#") for link in re.findall(r"\]\(([^)]+)\)", prose) if "://" not in link]
-    unknown = [link for link in links if link[0] in ("", "glossary.md") and link[2] not in {"", *TERMS}]
+    own = {
+        re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^##+ (.+)$", prose, re.M)
+    }
+    unknown = [link for link in links if link[0] in ("", "glossary.md") and link[2] not in {"", *TERMS, *own}]
     return ["".join(link) for link in links if not (FOLDER / link[0]).exists() or link in unknown]
 
 
