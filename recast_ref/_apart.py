@@ -234,7 +234,7 @@ def main():
         say("outcome", vars(outcome) | {"inputs": {}})
 
 
-def _plan(asked, say, at_most):
+def _plan(asked, say, at_most=contextlib.nullcontext):
     """The :class:`~recast_ref.testing.checking.Check` that is asked for; imports are made in the context ``at_most()``."""
     from .testing import checking, state  # before anything that could stand in its way
 

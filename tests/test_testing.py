@@ -631,8 +631,8 @@ def test_check_a_file_here(tmp_path):
         (["mistaken:spread", "--against", "other:"], "expected package.module:function, got 'other:'"),
         (["nowhere:f"], "nowhere:f: No module named 'nowhere'"),
         (["mistaken:spread", "--laws", "zero"], "there is no law 'zero' about recast"),
-        (["mistaken:spread", "--examples", "0"], "--examples: expected a whole number, at least 1, got '0'"),
-        (["mistaken:spread", "--timeout", "0"], "--timeout: expected a whole number, at least 1, got '0'"),
+        (["mistaken:spread", "--examples", "0"], "--examples: expected a whole number from 1 to 1,000,000, got '0'"),
+        (["mistaken:spread", "--timeout", "0"], "--timeout: expected a whole number from 1 to 1,000,000, got '0'"),
         (["mistaken:spread", "--against", "slow"], "against: expected reference, fast, loops"),
     ],
 )
