@@ -29,7 +29,7 @@ def _recall(arm, reference, regime, sign, world="sparse"):
 
 DECISIONS = (
     Decision(
-        "one known target for each prompt, whatever the share of all-zero groups",
+        "one known target for each prompt, 80 to 99 % of the groups all-zero",
         "`sft-sqrt`, without a rollout",
         (_pass("sft-sqrt", "grpo", "99", 1), _pass("sft-sqrt", "grpo", "85", 1), _pass("sft-sqrt", "grpo", "converged", 1)),
     ),
@@ -44,17 +44,17 @@ DECISIONS = (
         (_pass("recast", "grpo", "99", 1), _pass("recast", "grpo", "94", 0), _pass("recast-branch", "grpo", "94", 1)),
     ),
     Decision(
-        "85 % or fewer are all-zero",
+        "80 to 85 % are all-zero",
         "not `recast` nor, on a converged base, plain SFT: GRPO, if not the first row",
         (_pass("recast", "grpo", "85", -1), _pass("recast", "grpo", "converged", -1), _pass("sft", "grpo", "converged", -1)),
     ),
     Decision(
         "recall far down the list counts, not its top",
         "`sft`",
-        (_recall("sft", "grpo", "94", 1), _recall("sft", "sft-sqrt", "converged", 1)),
+        (_recall("sft", "grpo", "94", 1), _recall("sft", "sft-sqrt", "converged", 1), _recall("sft", "base", "converged", 0)),
     ),
     Decision(
-        "one sample is served, and no search; 94 % or fewer are all-zero",
+        "one sample is served, and no search; 80 to 94 % are all-zero",
         "not `recast`",
         (_sampled("recast", "base", "converged", -1), _sampled("recast", "grpo", "94", -1), _sampled("sft-sqrt", "grpo", "94", 1)),
     ),
