@@ -81,7 +81,16 @@ class Check:
             :class:`~.kinds.LawBroken` too if it is a counterexample.
     """
 
-    def __init__(self, variant, against="reference", laws=None, examples=100, seed=0, kind=None, breaks=()):
+    def __init__(
+        self,
+        variant: Variant,
+        against: str | Variant | None = "reference",
+        laws: Iterable[str] | None = None,
+        examples: int = 100,
+        seed: int = 0,
+        kind: str | None = None,
+        breaks: Iterable[str] = (),
+    ) -> None:
         self.subject = subject_of(variant, against, kind)
         about = laws_of(self.subject.kind.name)
         _known(laws or (), about, f" about {self.subject.kind.name}")
