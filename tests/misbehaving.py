@@ -37,7 +37,7 @@ CALLS = {  # name -> (the first lines of the variant, what its law says)
     "aborts": ("os.abort()", "BROKEN: ended the process, by SIGABRT"),
     "is_killed": ("os.kill(os.getpid(), signal.SIGKILL)", "BROKEN: ended the process, by SIGKILL"),
     "closes_every_file": ("os.closerange(0, 100)", "BROKEN: ended the process, with exit code 1"),
-    "waits_in_c": ("ctypes.PyDLL(None).sleep(10**6)", "BROKEN: did not end within 60 s (--timeout)"),  # with the GIL
+    "waits_in_c": ("ctypes.PyDLL(None).sleep(10**6)", "BROKEN: did not end within 30 s (--timeout)"),  # with the GIL
     "waits_for_a_line": ("input()", "BROKEN: raised EOFError: EOF when reading a line"),
     "asks_the_debugger": ("breakpoint()", "BROKEN: raised BdbQuit"),
     "sets_the_dtype": (
@@ -53,7 +53,7 @@ MODULES = {  # name -> (lines of the module, what is said)
     "is_skipped": ("pytest.skip('later', allow_module_level=True)", "its import raised Skipped: later"),
     "is_interrupted": ("raise KeyboardInterrupt", "its import raised KeyboardInterrupt"),
     "crashes": ("ctypes.string_at(0)", "its import ended the process, by SIGSEGV"),
-    "waits": ("time.sleep(10**6)", "its import did not end within 60 s (--timeout)"),
+    "waits": ("time.sleep(10**6)", "its import did not end within 30 s (--timeout)"),
     "cannot_say_why": ("raise Mute", "its import raised Mute: (its message cannot be read)"),
     "turns_gradients_off": ("torch.set_grad_enabled(False)", "its import changed torch's grad mode from True to False"),
     "names_no_arguments": ("f = lambda *all: 0", "names no arguments; it is given what it names"),

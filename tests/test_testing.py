@@ -671,7 +671,7 @@ def misbehaved(folder, text, *arguments, hangs=False):
     """``recast-ref check`` of the text of a module, to a terminal that shows ASCII only."""
     (folder / "bad.py").write_text(text)
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
-    seconds = "60" if hangs else "900"  # what does not hang may be slow, on a busy machine
+    seconds = "30" if hangs else "900"  # what does not hang may be slow, on a busy machine
     command = [*RUN, "bad:f", "--examples", "3", "--timeout", seconds, *arguments]
     return subprocess.run(
         command, check=False, capture_output=True, text=True, cwd=folder, env=environment, timeout=1800
@@ -681,7 +681,7 @@ def misbehaved(folder, text, *arguments, hangs=False):
 @pytest.mark.parametrize("name", misbehaving.CALLS)
 def test_a_variant_that_misbehaves_is_broken(name, tmp_path):
     body, words = misbehaving.CALLS[name]
-    result = misbehaved(tmp_path, misbehaving.variant(body), "--laws", "form", "signs", hangs="60 s" in words)
+    result = misbehaved(tmp_path, misbehaving.variant(body), "--laws", "form", "signs", hangs="30 s" in words)
     lines = result.stdout.splitlines()
     assert result.returncode == 1, result.stdout + result.stderr
     assert lines[0].startswith("form                         BROKEN: ") and words in lines[0]
@@ -692,7 +692,7 @@ def test_a_variant_that_misbehaves_is_broken(name, tmp_path):
 @pytest.mark.parametrize("name", misbehaving.MODULES)
 def test_a_module_that_misbehaves_is_refused(name, tmp_path):
     body, words = misbehaving.MODULES[name]
-    result = misbehaved(tmp_path, misbehaving.module(body), "--laws", "form", hangs="60 s" in words)
+    result = misbehaved(tmp_path, misbehaving.module(body), "--laws", "form", hangs="30 s" in words)
     assert result.returncode == 2 and not result.stdout
     assert words in result.stderr.splitlines()[-1]
 
@@ -752,13 +752,13 @@ def test_after_a_law_that_hangs_the_next_is_held(tmp_path):
     result = misbehaved(tmp_path, HANGS, "--laws", "empty", "form", hangs=True)
     lines = result.stdout.splitlines()
     assert result.returncode == 1
-    assert lines[0] == "empty                        BROKEN: did not end within 60 s (--timeout)"
+    assert lines[0] == "empty                        BROKEN: did not end within 30 s (--timeout)"
     assert "testing.replay('empty', bad.f, rewards=torch.zeros((" in lines[1]
     assert re.fullmatch(r"form +holds, \d examples", lines[2])
     assert lines[3] == "bad.f as recast, against reference: 1 BROKEN, 1 holds"
 
 
-@pytest.mark.parametrize("stop, code, timeout", [(signal.SIGINT, 130, "3600"), (signal.SIGKILL, -9, "60")])
+@pytest.mark.parametrize("stop, code, timeout", [(signal.SIGINT, 130, "3600"), (signal.SIGKILL, -9, "30")])
 def test_the_law_is_named_before_it_is_held_and_nothing_is_left_behind(stop, code, timeout, tmp_path):
     (tmp_path / "bad.py").write_text(HANGS)
     command = [*RUN, "bad:f", "--laws", "empty", "--timeout", timeout]
@@ -783,7 +783,7 @@ def test_an_import_that_hangs_does_not_outlive_who_asked(tmp_path):
     (tmp_path / "bad.py").write_text(
         "import os, pathlib, time; pathlib.Path('pid').write_text(str(os.getpid())); time.sleep(10**6)"
     )
-    with subprocess.Popen([*RUN, "bad:f", "--timeout", "60"], cwd=tmp_path) as process:
+    with subprocess.Popen([*RUN, "bad:f", "--timeout", "30"], cwd=tmp_path) as process:
         while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
             assert process.poll() is None
             time.sleep(0.05)
