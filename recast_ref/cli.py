@@ -15,15 +15,15 @@ from dataclasses import replace
 from . import __version__
 from .lab.reading import printable
 
-LAB_PACKAGES = {
+LAB_PACKAGES = {  # by import name
     "rich": "rich",
     "matplotlib": "matplotlib",
     "jinja2": "jinja2",
     "sklearn": "scikit-learn",
-}  # by import name
+}
 INSTALL_LAB = 'pip install -e ".[lab]" in the checkout'
 MOST_RESPONSES, MOST_SEEDS = 1024, 1000
-WORLDS = "'synthetic an *.index.json file of MiniOneRec or a folder with one, or a RecBole .inter file"
+WORLDS = "'synthetic', an *.index.json file of MiniOneRec or a folder with one, or a RecBole .inter file"
 
 
 class Parser(argparse.ArgumentParser):

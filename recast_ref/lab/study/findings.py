@@ -6,7 +6,6 @@ cells of it have not been run.
 
 from collections import namedtuple
 
-from . import matching
 from .report import Table, one, percent
 
 # A difference between two arms in one place, and which side of 0 its interval lies: +1, -1, or 0 where it holds 0.
@@ -138,15 +137,6 @@ def _pass_at_1(rows, runs):
     )
 
 
-def _budget(name, values):
-    def here(rows, runs):
-        mine = [row for row in rows if row["curve"] == "fine"]
-        found = {v: matching.text(matching.match(mine, "recast", "pass@1", **{name: v})) for v in values}
-        return "; ".join(f"{'G' if name == 'group_size' else name} {v}: {text}" for v, text in found.items() if text)
-
-    return here
-
-
 def _ratio(quantity):
     def here(rows, runs):
         cost = {(cell["layout"], cell["update"]): cell[quantity] for cell in runs["amazon_industrial-g32"]["cost"]}
@@ -184,8 +174,6 @@ CLAIMS = (
     Claim("pass@1 over GRPO", "+9.1 to +36.6 %", _pass_at_1, "partly", "where nearly all groups are all-zero, and not otherwise"),
     Claim("share of GRPO's rollouts until its best is reached", "4.1 %", _matched, "not reproduced",
           "and in the run on Amazon never; evaluations were 3.1 to 15.6 % of a run apart"),
-    Claim("that advantage widens with G", "yes", _budget("group_size", (4, 8, 16, 32, 64)), "?", "?"),
-    Claim("and with the size of the model", "yes", _budget("width", (32, 64, 148)), "?", "?"),
     Claim("an update takes less time, G = 32", "16.6x less", _ratio("seconds"), "reproduced",
           "most of it is the prompt, which need not be read again for each response"),
     Claim("an update needs less memory", "16.5 % less", _ratio("peak_bytes"), "not testable here", "the paper's is of a device that holds a model of 8B weights too"),
