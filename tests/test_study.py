@@ -658,20 +658,38 @@ def test_resume_refuses_what_it_cannot_go_on_with(tmp_path):
         running.run_cells([], SCALE, tmp_path / "other")
 
 
+def test_a_study_goes_on_from_another_folder_with_more_seeds_and_forgets_no_world(tmp_path, monkeypatch):
+    (tmp_path / "deep").mkdir()
+    interactions(tmp_path / "toys.inter")
+    out, one_seed = tmp_path / "study", replace(SCALE, seeds=1, tuning_seeds=1)
+    monkeypatch.chdir(tmp_path)
+    cell = cells.Cell("./toys.inter+cold", "94", "popular")
+    running.run_cells([cell], one_seed, out, real=["./toys.inter"])
+    monkeypatch.chdir(tmp_path / "deep")
+    cell = replace(cell, world="../toys.inter+cold")
+    assert not running.Results(out, SCALE).chosen(cell)[1]
+    results = running.run_cells([cell], SCALE, out, resume=True, real=["../toys.inter"])
+    made = list(table.rows({"elsewhere": ("?", (cell,))}, results))
+    assert {row["world"] for row in made} == {"toys.inter+cold"}
+    with pytest.raises(ExperimentError, match="has runs of toys.inter: give its --world again"):
+        running.run_cells([], SCALE, out, resume=True)
+    running.run_cells([], SCALE, out, resume=True, real=["../toys.inter", "others.inter"])
+
+
 def test_two_worlds_of_one_name_are_told_apart(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for folder in "ab":
-        interactions(Path(folder, "toys.inter"))
+    for seed, folder in enumerate("ab"):
+        interactions(Path(folder, "toys.inter"), seed)
     results = running.Results(tmp_path, SCALE)
     run = cells.Run(cells.Cell("a/toys.inter", "94", "sft"), 0, 1e-3)
     twin = cells.Run(cells.Cell("b/toys.inter", "94", "sft"), 0, 1e-3)
     results.save(run, {"failed": "?"})
     assert results.score(run) == -1
-    with pytest.raises(checkpoints.CheckpointError, match="is of another run .world = a/toys.inter, not b/toys.inter"):
+    with pytest.raises(checkpoints.CheckpointError, match="is of another run .data = "):
         results.score(twin)
     base = running.Base.of(run)
     results.save_base(base, {"failed": "?"})
-    with pytest.raises(checkpoints.CheckpointError, match="is of another run .world = a/toys.inter, not b/toys.inter"):
+    with pytest.raises(checkpoints.CheckpointError, match="is of another run .data = "):
         results.load_base(running.Base.of(twin))
     with pytest.raises(
         ExperimentError, match="a/toys.inter and b/toys.inter would have the same files: rename one of the worlds"

@@ -23,6 +23,11 @@ class Cell:
         return ARMS[self.arm].blocks is not None
 
 
+def short(world):
+    """A world's name in files and tables: of a path the last part, so that a study can go on from another folder."""
+    return world.rstrip("/").rpartition("/")[2]
+
+
 @dataclass(frozen=True, order=True)
 class Run:
     """A cell with a seed and a learning rate: one policy, one file."""
@@ -34,8 +39,7 @@ class Run:
     def __str__(self):
         """Its name as a file: every setting, in order."""
         cell = self.cell
-        world = cell.world.rstrip("/").rpartition("/")[2]
-        parts = [world, cell.regime, cell.arm, f"g{cell.group_size}", f"w{cell.width}", f"x{cell.passes}"]
+        parts = [short(cell.world), cell.regime, cell.arm, f"g{cell.group_size}", f"w{cell.width}", f"x{cell.passes}"]
         return "_".join(
             [*parts, cell.anchor, *[cell.curve] * bool(cell.curve), f"lr{self.learning_rate:g}", f"seed{self.seed}"]
         )
@@ -96,6 +100,7 @@ def parts(real=()):
     Args:
         real: paths of worlds of real interactions, for the parts ``whom`` and ``elsewhere``.
     """
+    real = [path.rstrip("/") for path in real]
     sparse = [("sparse", "94"), ("sparse", "converged")]
     shares = [*(("sparse", share) for share in ("99", "94", "85", "converged")), ("dense", "70"), ("dense", "50")]
     wrong = [("sparse" if share == 0 else f"wrong-{share}", "converged") for share in WRONG]

@@ -21,7 +21,7 @@ def study(parts, chosen, scale, options, command):
     Args:
         parts: ``{name: (question, cells)}``.
         chosen: names of those that are run now.
-        options: has ``out`` (or ``None``: a new folder in ``runs/``), ``resume`` and ``quick``.
+        options: has ``out`` (or ``None``: a new folder in ``runs/``), ``world`` (a list of paths), ``resume`` and ``quick``.
         command: that starts such a study, to be told to who interrupts it.
 
     Returns:
@@ -53,7 +53,7 @@ def study(parts, chosen, scale, options, command):
                 if line:
                     say(line)
 
-            run_cells(cells, scale, out, options.resume, on_progress, lambda results: write(parts, results, out))
+            run_cells(cells, scale, out, options.resume, on_progress, lambda results: write(parts, results, out), options.world)
     except KeyboardInterrupt:
         say(
             f"Interrupted; {out / 'study.csv'} holds what is finished. To continue: {command} --resume --out {shlex.quote(str(out))}"

@@ -99,7 +99,7 @@ def against_share(rows, name):
 def over_training(rows, name):
     """All-zero groups during training."""
     places = list(dict.fromkeys((r["world"], r["regime"]) for r in rows))
-    figure, axes = _panels(name, [f"{w.rstrip('/').rpartition('/')[2]}, {r}" for w, r in places])
+    figure, axes = _panels(name, [f"{w}, {r}" for w, r in places])
     for axis, (world, regime) in zip(axes, places):
         for row in rows:
             if (
@@ -214,7 +214,7 @@ def whom(rows):
     """The share of groups without a hit by segment, for arms that put anchors there."""
     mine = [r for r in rows if r["kind"] == "segment" and "repaired" in r]
     places = list(dict.fromkeys((r["world"], r["segment"].rpartition(" ")[0]) for r in mine))
-    figure, axes = _panels("whom", [f"{w.rstrip('/').rpartition('/')[2]}: {s}" for w, s in places] or ["no segments"])
+    figure, axes = _panels("whom", [f"{w}: {s}" for w, s in places] or ["no segments"])
     for axis, (world, name) in zip(axes, places):
         here = [r for r in mine if r["world"] == world and r["segment"].rpartition(" ")[0] == name]
         names = _order(here, "segment")

@@ -67,8 +67,7 @@ def order_of(rows, name):
 
 def place(row):
     """Where a cell is, for people."""
-    world = row["world"].rstrip("/").rpartition("/")[2]
-    return f"{world}, {row['regime'].partition('@')[0]}{'' if row['regime'] == 'converged' else ' % all-zero'}"
+    return f"{row['world']}, {row['regime'].partition('@')[0]}{'' if row['regime'] == 'converged' else ' % all-zero'}"
 
 
 def percent(value, digits=1):

@@ -22,7 +22,7 @@ from ..regimes import RegimeNotReached
 from ..workers import cores, deaf_to_ctrl_c, end_with_parent, short_of_memory
 from . import worlds
 from .bases import probe_size, train_base
-from .cells import Run, base_seconds, expected_seconds
+from .cells import Run, base_seconds, expected_seconds, short
 from .outcomes import mean
 from .training import train
 
@@ -44,8 +44,7 @@ class Base:
         return cls(worlds.base_world(cell.world), regime, size, cell.width, run.seed)
 
     def __str__(self):
-        world = self.world.rstrip("/").rpartition("/")[2]
-        return f"{world}_{self.regime}_g{self.group_size}_w{self.width}_seed{self.seed}"
+        return f"{short(self.world)}_{self.regime}_g{self.group_size}_w{self.width}_seed{self.seed}"
 
 
 class Results:
@@ -87,11 +86,11 @@ class Results:
         checkpoints.save(self.base_path(base), found, self._of_base(base))
 
     def _of_run(self, run):
-        of = {**asdict(run.cell), "seed": run.seed, "learning_rate": run.learning_rate, "study": self.study}
+        of = {**asdict(run.cell), "world": short(run.cell.world), "seed": run.seed, "learning_rate": run.learning_rate, "study": self.study}
         return of | self._of_data(run.cell.world)
 
     def _of_base(self, base):
-        return {**asdict(base), "study": self.study} | self._of_data(base.world)
+        return {**asdict(base), "world": short(base.world), "study": self.study} | self._of_data(base.world)
 
     @staticmethod
     def _of_data(world):
@@ -142,7 +141,7 @@ class Results:
         return total + sum(base_seconds(base.regime, base.width) for base in absent)
 
 
-def run_cells(cells, scale, out, resume=False, on_progress=lambda done, total, line: None, finish=lambda results: None):
+def run_cells(cells, scale, out, resume=False, on_progress=lambda done, total, line: None, finish=lambda results: None, real=()):
     """Do all runs that the cells need and that are not there.
 
     It starts processes: a script that calls it needs the usual ``if __name__ == "__main__":``.
@@ -152,6 +151,7 @@ def run_cells(cells, scale, out, resume=False, on_progress=lambda done, total, l
         scale: :class:`~recast_ref.lab.study.cells.Scale`.
         out: folder; made if missing. One study at a time.
         resume: go on with the study in ``out``. Cells and seeds may be others than before, the rest of the scale may not.
+        real: names of the worlds of real interactions that it has cells of, so that none is forgotten when it goes on.
         on_progress: called with the work done and in all (in expected seconds) and, when a run has ended, a line about it.
         finish: called with the results while ``out`` is still held, also if the study is interrupted.
 
@@ -159,8 +159,8 @@ def run_cells(cells, scale, out, resume=False, on_progress=lambda done, total, l
         :class:`Results`.
 
     Raises:
-        ExperimentError: ``out`` holds a study and ``resume`` is not set, or one of another scale or version; or two cells would
-            have the same files.
+        ExperimentError: ``out`` holds a study and ``resume`` is not set, or one of another scale or version, or of worlds that
+            are not in ``real``; or two cells would have the same files.
         Held: another process runs in ``out``.
         CheckpointError: a file in ``out`` is damaged or of another study; the message names it.
         concurrent.futures.process.BrokenProcessPool: a worker died (out of memory, say).
@@ -168,7 +168,7 @@ def run_cells(cells, scale, out, resume=False, on_progress=lambda done, total, l
     out = Path(out)
     _check_folder(out, resume)
     with locks.hold(out):
-        _open(out, scale, resume)
+        _open(out, scale, resume, real)
         try:
             results = _run_cells(cells, scale, out, on_progress)
         except KeyboardInterrupt:
@@ -236,7 +236,7 @@ def _check_names(cells):
     """A file is named after the last part of a world's path: two paths that end alike would share their files."""
     named = {}
     for cell in cells:
-        other = named.setdefault(cell.world.rstrip("/").rpartition("/")[2], cell.world)
+        other = named.setdefault(short(cell.world), cell.world)
         if other != cell.world:
             raise ExperimentError(f"{other} and {cell.world} would have the same files: rename one of the worlds")
 
@@ -254,19 +254,23 @@ def _check_folder(out, resume):
         raise ExperimentError(f"--out {out} holds no study to resume: leave out --resume to start one")
 
 
-def _open(out, scale, resume):
-    """Check or write ``study.json``, which says what the files in ``out`` are of."""
+def _open(out, scale, resume, real):
+    """Check and write ``study.json``, which says what the files in ``out`` are of."""
     _check_folder(out, resume)  # again: another may have held it until now
     if resume:
         check_same(out / "study.json", _identity(scale))
-    else:
-        checkpoints.save_json(out / "study.json", _identity(scale))
+        forgotten = set(checkpoints.load_json(out / "study.json").get("worlds", ())) - set(map(short, real))
+        if forgotten:
+            raise ExperimentError(
+                f"--out {out} has runs of {', '.join(sorted(forgotten))}: give its --world again, or its rows would be lost"
+            )
+    checkpoints.save_json(out / "study.json", {**_identity(scale), "worlds": sorted(map(short, real))})
 
 
 def _identity(scale):
     """All that decides the numbers of a run, beside the run."""
     return {
-        "scale": {name: value for name, value in scale.record().items() if name != "seeds"},
+        "scale": {name: value for name, value in scale.record().items() if name not in ("seeds", "tuning_seeds")},
         "versions": {"recast-ref": __version__, "torch": torch.__version__, "checkpoints": checkpoints.FORMAT},
     }
 

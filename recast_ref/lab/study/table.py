@@ -24,7 +24,7 @@ from ..audit import segments
 from ..reading import DataError, cut, lines
 from . import worlds
 from .bootstrap import interval
-from .cells import Cell, Run
+from .cells import Cell, Run, short
 from .outcomes import METRICS
 
 REFERENCES = ("base", "grpo", "sft-sqrt")
@@ -92,7 +92,7 @@ class _Cell:
         self.values = {
             m: torch.stack([f["test"][m] for f in self.found]).numpy() for m in METRICS if m in self.found[0]["test"]
         }
-        self.shared = {"parts": " ".join(parts), **asdict(cell), "learning_rate": rate or None}
+        self.shared = {"parts": " ".join(parts), **asdict(cell), "world": short(cell.world), "learning_rate": rate or None}
         self.shared |= {name: getattr(results.scale, name) for name in WORK}
 
     def rows(self):
