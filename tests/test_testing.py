@@ -758,6 +758,28 @@ def test_after_a_law_that_hangs_the_next_is_held(tmp_path):
     assert lines[3] == "bad.f as recast, against reference: 1 BROKEN, 1 holds"
 
 
+STOPS_WHILE_IT_IS_MADE_SMALLER = """
+import time
+
+wrong = 0
+
+def f(rewards, scores):
+    global wrong
+    wrong += 1
+    while wrong > 1:
+        time.sleep(1)
+"""
+
+
+def test_a_counterexample_that_was_found_in_time_is_told(tmp_path):
+    result = misbehaved(tmp_path, STOPS_WHILE_IT_IS_MADE_SMALLER, "--laws", "form", hangs=True)
+    lines = result.stdout.splitlines()
+    assert result.returncode == 1
+    assert lines[0].startswith("form                         BROKEN: answered a NoneType, expected a tensor")
+    assert "testing.replay('form', bad.f, rewards=torch.tensor([[" in lines[1]
+    assert lines[2] == "bad.f as recast, against reference: 1 BROKEN"
+
+
 @pytest.mark.parametrize("stop, code, timeout", [(signal.SIGINT, 130, "3600"), (signal.SIGKILL, -9, "30")])
 def test_the_law_is_named_before_it_is_held_and_nothing_is_left_behind(stop, code, timeout, tmp_path):
     (tmp_path / "bad.py").write_text(HANGS)
