@@ -3,6 +3,7 @@ sanitizer; what a law runs over."""
 
 import functools
 import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ from hypothesis import HealthCheck, settings
 for name, examples in (("ci", 60), ("few", 8), ("thorough", 10_000)):  # whatever the clock says: the cores may be busy
     settings.register_profile(name, max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ci")
+
+os.environ.pop("PYTEST_ADDOPTS", None)  # meant for this pytest, not for those that tests start
 
 ROOT = Path(__file__).parents[1]
 AMAZON = Path(__file__).parents[2] / "shared" / "data" / "amazon_industrial"

@@ -1,4 +1,4 @@
-"""A short run of each law of ``tests/fuzz``; ``python tests/fuzz`` runs them for longer. A kill is in ``test_lab.py``."""
+"""A short run of each law of ``tests/fuzz``; ``python tests/fuzz`` runs them for longer. A kill is in ``test_resuming.py``."""
 
 import sys
 from pathlib import Path

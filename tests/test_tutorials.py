@@ -1,11 +1,9 @@
 """The tutorials run from top to bottom and print what they say they print; their exercises can be solved, and not by accident."""
 
 import importlib.util
-import os
 import re
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -45,33 +43,15 @@ def everything():
     return {path: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes()) for path in FOLDER.rglob("*")}
 
 
-@pytest.fixture(scope="module")
-def runs(request):
-    """Every tutorial, checked in a process of its own, one on each core; and what the folder held before.
-
-    With ``pytest -k`` those that were chosen.
-    """
-    before, which = everything(), test_a_tutorial_prints_what_it_says.__name__
-    chosen = [
-        item.callspec.params["path"] for item in request.session.items if item.name.startswith(which)
-    ] or TUTORIALS
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield {path: pool.submit(python, "tutorials/run.py", "--check", path.name) for path in chosen}, before
-
-
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
-def test_a_tutorial_prints_what_it_says(runs, path):
-    result = runs[0][path].result()
+def test_a_tutorial_prints_what_it_says_and_a_check_writes_nothing(path):
+    before = everything()
+    result = python("tutorials/run.py", "--check", path.name)
     assert result.returncode == 0, result.stdout + result.stderr
-    if skipped := re.search(f"^{path.name} skipped: (.*)", result.stderr, re.M):
-        pytest.skip(skipped[1])
-
-
-def test_a_check_writes_nothing(runs):
-    checks, before = runs
-    assert all(check.result() for check in checks.values())
     after = everything()
     assert sorted(path for path in {*before, *after} if before.get(path) != after.get(path)) == []
+    if skipped := re.search(f"^{path.name} skipped: (.*)", result.stderr, re.M):
+        pytest.skip(skipped[1])
 
 
 @pytest.mark.parametrize(

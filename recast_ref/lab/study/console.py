@@ -53,7 +53,15 @@ def study(parts, chosen, scale, options, command):
                 if line:
                     say(line)
 
-            run_cells(cells, scale, out, options.resume, on_progress, lambda results: write(parts, results, out), options.world)
+            run_cells(
+                cells,
+                scale,
+                out,
+                options.resume,
+                on_progress,
+                lambda results: write(parts, results, out),
+                options.world,
+            )
     except KeyboardInterrupt:
         say(
             f"Interrupted; {out / 'study.csv'} holds what is finished. To continue: {command} --resume --out {shlex.quote(str(out))}"

@@ -86,7 +86,13 @@ class Results:
         checkpoints.save(self.base_path(base), found, self._of_base(base))
 
     def _of_run(self, run):
-        of = {**asdict(run.cell), "world": short(run.cell.world), "seed": run.seed, "learning_rate": run.learning_rate, "study": self.study}
+        of = {
+            **asdict(run.cell),
+            "world": short(run.cell.world),
+            "seed": run.seed,
+            "learning_rate": run.learning_rate,
+            "study": self.study,
+        }
         return of | self._of_data(run.cell.world)
 
     def _of_base(self, base):
@@ -141,7 +147,9 @@ class Results:
         return total + sum(base_seconds(base.regime, base.width) for base in absent)
 
 
-def run_cells(cells, scale, out, resume=False, on_progress=lambda done, total, line: None, finish=lambda results: None, real=()):
+def run_cells(
+    cells, scale, out, resume=False, on_progress=lambda done, total, line: None, finish=lambda results: None, real=()
+):
     """Do all runs that the cells need and that are not there.
 
     It starts processes: a script that calls it needs the usual ``if __name__ == "__main__":``.

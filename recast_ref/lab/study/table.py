@@ -92,7 +92,12 @@ class _Cell:
         self.values = {
             m: torch.stack([f["test"][m] for f in self.found]).numpy() for m in METRICS if m in self.found[0]["test"]
         }
-        self.shared = {"parts": " ".join(parts), **asdict(cell), "world": short(cell.world), "learning_rate": rate or None}
+        self.shared = {
+            "parts": " ".join(parts),
+            **asdict(cell),
+            "world": short(cell.world),
+            "learning_rate": rate or None,
+        }
         self.shared |= {name: getattr(results.scale, name) for name in WORK}
 
     def rows(self):
