@@ -154,7 +154,10 @@ class _Cell:
         world = worlds.make(self.cell.world, self.results.scale.users)
         size = self._size()["prompts_counted"]
         for name, test in world.test.segments.items():
-            for label, in_train, in_test in quartiles(world.rl.segments[name], test[:size]):
+            found = quartiles(world.rl.segments[name], test[:size])
+            for label, in_train, in_test in (
+                found if len(found) > 1 else ()
+            ):  # where all are alike, nothing is told apart
                 if in_test.any():
                     yield {
                         **self.shared,
