@@ -69,8 +69,13 @@ DECISIONS = (
     ),
     Decision(
         "recall far down the list counts, not its top",
-        "`sft`",
-        (_recall("sft", "grpo", "94", 1), _recall("sft", "sft-sqrt", "converged", 1), _recall("sft", "base", "converged", 0)),
+        "`sft` in the made-up shop; on Amazon `sft-sqrt` there too",
+        (
+            _recall("sft", "grpo", "94", 1),
+            _recall("sft", "sft-sqrt", "converged", 1),
+            _recall("sft", "base", "converged", 0),
+            _recall("sft", "sft-sqrt", "94", -1, AMAZON),
+        ),
     ),
     Decision(
         "one sample is served, and no search; 80 to 94 % are all-zero",
