@@ -634,6 +634,7 @@ def test_the_rows_of_a_study(finished):
     tuned_ = report.only(rows, kind="tuned", arm="grpo", curve="")
     assert {(r["learning_rate"], r["seed"]) for r in tuned_} == {(rate, s) for rate in SCALE.rates for s in (0, 1)}
     segments = report.only(rows, kind="segment", arm="hybrid")
+    assert not any(row["segment"].startswith("new ") for row in segments)  # none is
     for name in ("item popularity", "category size"):
         counted = [r["prompts_counted"] for r in segments if r["segment"].startswith(name)]
         assert sum(counted) == 30

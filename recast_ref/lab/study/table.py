@@ -155,9 +155,9 @@ class _Cell:
         size = self._size()["prompts_counted"]
         for name, test in world.test.segments.items():
             found = quartiles(world.rl.segments[name], test[:size])
-            for label, in_train, in_test in (
-                found if len(found) > 1 else ()
-            ):  # where all are alike, nothing is told apart
+            if len(found) == 1:
+                continue  # where all are alike, nothing is told apart
+            for label, in_train, in_test in found:
                 if in_test.any():
                     yield {
                         **self.shared,
